@@ -1,0 +1,1 @@
+//! The archiver flows: the program baked into the runtime image.

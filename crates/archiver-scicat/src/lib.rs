@@ -1,0 +1,1 @@
+//! The SciCat catalogue as the archiver sees it.

@@ -1,0 +1,1 @@
+//! Object storage for the archiver: S3, with or without Glacier storage classes.

@@ -1,0 +1,1 @@
+//! The Prefect worker: polls work pools, claims flow runs and launches one container per run.
