@@ -1,0 +1,127 @@
+//! Substitution of job variables, context values and environment variables.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::path;
+use super::placeholder::{Kind, Piece, pieces, whole};
+
+/// How environment variables are looked up.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Fills placeholders anywhere in `template`. `None`: the value is to be left out.
+pub(super) fn render(
+    template: &Value,
+    values: &Map<String, Value>,
+    environment: Environment<'_>,
+) -> Option<Value> {
+    match template {
+        Value::String(text) => match whole(text) {
+            Some(only) if only.kind() == Kind::Standard => path::get(values, only.name).cloned(),
+            _ => Some(Value::String(render_pieces(text, values, environment))),
+        },
+        Value::Object(object) => Some(Value::Object(
+            object
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), render(value, values, environment)?)))
+                .collect(),
+        )),
+        Value::Array(items) => {
+            Some(Value::Array(items.iter().filter_map(|item| render(item, values, environment)).collect()))
+        }
+        other => Some(other.clone()),
+    }
+}
+
+/// Fills `{{ ctx.* }}`-like placeholders of a text from `values`; what is missing becomes nothing.
+///
+/// Returns `None` if the text is exactly one placeholder that has no value.
+pub fn render_text(
+    text: &str,
+    values: &Map<String, Value>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<String> {
+    render(&Value::String(text.to_owned()), values, environment).as_ref().map(text_form)
+}
+
+fn render_pieces(text: &str, values: &Map<String, Value>, environment: Environment<'_>) -> String {
+    let mut rendered = String::new();
+    for piece in pieces(text) {
+        match piece {
+            Piece::Text(text) => rendered.push_str(text),
+            Piece::Placeholder(placeholder) => match placeholder.kind() {
+                Kind::Standard => {
+                    rendered
+                        .push_str(&path::get(values, placeholder.name).map(text_form).unwrap_or_default());
+                }
+                Kind::Environment => rendered.push_str(&environment(placeholder.key()).unwrap_or_default()),
+                // These wait for the server's answers.
+                Kind::Block | Kind::Variable => rendered.push_str(placeholder.full),
+            },
+        }
+    }
+    rendered
+}
+
+/// A value as it stands inside text, the way Prefect writes it: `True`, `None`, `[1, 'a']`.
+pub fn text_form(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => {
+            let mut text = String::new();
+            write_nested(&mut text, other);
+            text
+        }
+    }
+}
+
+fn write_nested(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("None"),
+        Value::Bool(true) => out.push_str("True"),
+        Value::Bool(false) => out.push_str("False"),
+        Value::Number(number) => {
+            // Writing to a String cannot fail.
+            write!(out, "{number}").unwrap_or_default();
+        }
+        Value::String(text) => write_quoted(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                write_nested(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(object) => {
+            out.push('{');
+            for (index, (key, item)) in object.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                write_quoted(out, key);
+                out.push_str(": ");
+                write_nested(out, item);
+            }
+            out.push('}');
+        }
+    }
+}
+
+fn write_quoted(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+}
