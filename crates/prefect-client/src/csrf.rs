@@ -1,0 +1,73 @@
+//! The CSRF token that a write needs when the server's protection is on (contract §9).
+
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// What is known about the token of one client.
+#[derive(Debug)]
+pub(crate) struct Csrf {
+    pub(crate) client: Uuid,
+    pub(crate) state: State,
+}
+
+pub(crate) enum State {
+    /// Not asked yet, or the last token was refused.
+    Unknown,
+    /// The server has no protection, or we are told not to take part.
+    Off,
+    Token {
+        value: HeaderValue,
+        expires: Timestamp,
+    },
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "Unknown",
+            Self::Off => "Off",
+            Self::Token { .. } => "Token",
+        })
+    }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Reply {
+    token: String,
+    expiration: Timestamp,
+}
+
+impl Csrf {
+    pub(crate) fn new(enabled: bool) -> Self {
+        Self { client: Uuid::new_v4(), state: if enabled { State::Unknown } else { State::Off } }
+    }
+
+    /// The token to send, if one is known and not about to expire; `None` if one must be fetched first.
+    pub(crate) fn header(&self, now: Timestamp) -> Option<Option<HeaderValue>> {
+        match &self.state {
+            State::Off => Some(None),
+            State::Token { value, expires } if now + SignedDuration::from_secs(5) < *expires => {
+                Some(Some(value.clone()))
+            }
+            State::Token { .. } | State::Unknown => None,
+        }
+    }
+
+    /// Takes the server's answer to the request for a token: its status, and the body of a success.
+    pub(crate) fn learn(&mut self, status: u16, body: &[u8]) {
+        self.state = match (status, serde_json::from_slice::<Reply>(body)) {
+            (200, Ok(reply)) => match HeaderValue::from_str(&reply.token) {
+                Ok(mut value) => {
+                    value.set_sensitive(true);
+                    State::Token { value, expires: reply.expiration }
+                }
+                Err(_) => State::Unknown,
+            },
+            // 422: protection is disabled; 404: a server without it.
+            (422 | 404, _) => State::Off,
+            _ => State::Unknown,
+        };
+    }
+}
