@@ -86,7 +86,6 @@ pub struct WorkPoolUpdate {
     pub description: Option<String>,
     /// Limit on concurrent runs; `Some(None)` removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[expect(clippy::option_option, reason = "absent, null and a number are three different requests")]
     pub concurrency_limit: Option<Option<u32>>,
     /// Gives no runs out.
     #[serde(skip_serializing_if = "Option::is_none")]

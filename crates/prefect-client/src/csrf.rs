@@ -44,14 +44,20 @@ impl Csrf {
         Self { client: Uuid::new_v4(), state: if enabled { State::Unknown } else { State::Off } }
     }
 
-    /// The token to send, if one is known and not about to expire; `None` if one must be fetched first.
-    pub(crate) fn header(&self, now: Timestamp) -> Option<Option<HeaderValue>> {
+    /// Whether a token must be fetched before the next write.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         match &self.state {
-            State::Off => Some(None),
-            State::Token { value, expires } if now + SignedDuration::from_secs(5) < *expires => {
-                Some(Some(value.clone()))
-            }
-            State::Token { .. } | State::Unknown => None,
+            State::Off => false,
+            State::Token { expires, .. } => now + SignedDuration::from_secs(5) >= *expires,
+            State::Unknown => true,
+        }
+    }
+
+    /// The token to send, if one is known.
+    pub(crate) fn token(&self) -> Option<HeaderValue> {
+        match &self.state {
+            State::Token { value, .. } => Some(value.clone()),
+            State::Off | State::Unknown => None,
         }
     }
 

@@ -89,8 +89,8 @@ impl<'a> Call<'a> {
         format!("/{}", self.path.join("/"))
     }
 
-    /// The URL below `root`. Empty segments but the last are dropped (they would change the route); `.` and
-    /// `..` are encoded by hand, since URLs resolve them even as segments.
+    /// The URL below `root`. URLs resolve `.` and `..` even as segments, hence these become names that no
+    /// record has.
     fn url(&self, root: &Url) -> Url {
         let mut url = root.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -316,19 +316,15 @@ impl Client {
 
     async fn csrf_headers(&self) -> Result<HeaderMap, reqwest::Error> {
         let mut csrf = self.shared.csrf.lock().await;
-        let known = csrf.header(Timestamp::now());
-        let token = if let Some(token) = known {
-            token
-        } else {
+        if csrf.is_due(Timestamp::now()) {
             let client = csrf.client.to_string();
             let url =
                 Call::new(Method::GET, "csrf-token", &[]).query("client", &client).url(&self.shared.api_url);
             let reply = self.exchange(self.shared.http.get(url).headers(self.headers().clone())).await?;
             csrf.learn(reply.status.as_u16(), &reply.body);
-            csrf.header(Timestamp::now()).flatten()
-        };
+        }
         let mut headers = HeaderMap::new();
-        if let Some(token) = token {
+        if let Some(token) = csrf.token() {
             headers.insert("prefect-csrf-token", token);
             if let Ok(client) = HeaderValue::from_str(&csrf.client.to_string()) {
                 headers.insert("prefect-csrf-client", client);

@@ -7,6 +7,7 @@ mod error;
 mod http;
 mod retry;
 pub mod settings;
+pub mod socket;
 mod tls;
 
 pub use api::Acquire;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 const JITTER: f64 = 0.2;
 
 /// No server may make us wait longer than this between two tries.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {

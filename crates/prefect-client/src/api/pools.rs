@@ -60,8 +60,12 @@ impl Client {
 
     /// Runs of a pool that are due. No claim: every worker is told the same ones. A pool or queue that does
     /// not exist has none.
-    pub async fn poll_scheduled(&self, pool: &str, poll: &PollScheduled) -> Result<Vec<ScheduledRun>, Error> {
-        let call = Call::new(Method::POST, "work_pools/{}/get_scheduled_flow_runs", &[pool]).json(poll);
+    pub async fn poll_scheduled(
+        &self,
+        pool: &str,
+        request: &PollScheduled,
+    ) -> Result<Vec<ScheduledRun>, Error> {
+        let call = Call::new(Method::POST, "work_pools/{}/get_scheduled_flow_runs", &[pool]).json(request);
         Ok(self.read_optional(call).await?.unwrap_or_default())
     }
 }

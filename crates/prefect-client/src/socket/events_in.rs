@@ -1,0 +1,275 @@
+//! Delivery of our events, at least once and in order (contract §4.2).
+//!
+//! One task owns the socket. The server does not acknowledge events; a pong confirms everything sent before
+//! its ping. What is unconfirmed when a socket breaks is sent again: event ids make that harmless. Where no
+//! socket can be had, or one event makes the server drop it again and again, events go over REST.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prefect_api::event::Event;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Bytes;
+
+use super::{Error, Incoming, Socket, backoff};
+use crate::http::Client;
+
+/// Events that may wait before a sender has to.
+const QUEUE: usize = 4096;
+/// Unconfirmed events that call for a ping.
+const PING_AFTER: usize = 500;
+/// Time without a confirmation that calls for a ping.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// A ping that is not answered for so long means that the socket is dead.
+const PONG_WITHIN: Duration = Duration::from_secs(30);
+/// Broken sockets in a row, without a confirmation between them, after which REST is tried.
+const SOCKET_FAILURES: u32 = 2;
+/// Events in one REST call.
+const BATCH: usize = 100;
+
+/// Events that did not reach the server before the deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("deliver {count} event(s) to the Prefect server in time")]
+pub struct Undelivered {
+    /// How many.
+    pub count: usize,
+}
+
+enum Order {
+    Send(Box<Event>),
+    Drain(oneshot::Sender<()>),
+}
+
+/// The way in for events. Cheap to clone; the task behind it ends with the last clone, or when it is drained.
+#[derive(Debug, Clone)]
+pub struct EventSender {
+    orders: mpsc::Sender<Order>,
+    /// Events handed over and not known to be with the server.
+    pending: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Send(_)) { "Send" } else { "Drain" })
+    }
+}
+
+impl EventSender {
+    /// Starts the delivery. The socket is opened when the first event comes.
+    pub fn spawn(client: Client) -> Self {
+        let (orders, receiver) = mpsc::channel(QUEUE);
+        // Ends with the last sender; `drain` joins it.
+        let pending = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(Delivery::new(client, receiver, Arc::clone(&pending)).run());
+        Self { orders, pending }
+    }
+
+    /// Hands an event over. Waits only when thousands are undelivered.
+    pub async fn send(&self, event: Event) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        if self.orders.send(Order::Send(Box::new(event))).await.is_err() {
+            tracing::warn!("an event came after the last");
+        }
+    }
+
+    /// Waits until all events handed over so far are with the server and the socket is closed. Events that
+    /// come later are delivered too, over a new socket.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), Undelivered> {
+        let (done, drained) = oneshot::channel();
+        let drain = async {
+            self.orders.send(Order::Drain(done)).await.ok()?;
+            drained.await.ok()
+        };
+        match tokio::time::timeout(deadline, drain).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) | Err(_) => Err(Undelivered { count: self.pending.load(Ordering::Relaxed) }),
+        }
+    }
+}
+
+struct Delivery {
+    client: Client,
+    orders: mpsc::Receiver<Order>,
+    /// Not sent on the present socket.
+    waiting: VecDeque<Event>,
+    /// Sent on the present socket, not confirmed.
+    sent: VecDeque<Event>,
+    /// Number of events sent on the present socket before the ping under way.
+    ping: Option<(usize, Instant)>,
+    confirmed_at: Instant,
+    failures: u32,
+    drains: Vec<oneshot::Sender<()>>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Delivery {
+    fn new(client: Client, orders: mpsc::Receiver<Order>, pending: Arc<AtomicUsize>) -> Self {
+        Self {
+            client,
+            orders,
+            pending,
+            waiting: VecDeque::new(),
+            sent: VecDeque::new(),
+            ping: None,
+            confirmed_at: Instant::now(),
+            failures: 0,
+            drains: Vec::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        loop {
+            if self.waiting.is_empty() {
+                match self.orders.recv().await {
+                    Some(order) => self.take(order),
+                    None => return,
+                }
+            }
+            self.take_ready();
+            if self.waiting.is_empty() {
+                self.finish_drains();
+                continue;
+            }
+            if self.failures >= SOCKET_FAILURES {
+                self.send_over_rest().await;
+                continue;
+            }
+            if let Err(error) = self.send_over_socket().await {
+                tracing::debug!(%error, "the socket for events ended");
+                self.failures += 1;
+                while let Some(event) = self.sent.pop_back() {
+                    self.waiting.push_front(event);
+                }
+                self.ping = None;
+                tokio::time::sleep(backoff(self.failures - 1)).await;
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Send(event) => self.waiting.push_back(*event),
+            Order::Drain(done) => self.drains.push(done),
+        }
+    }
+
+    /// Takes what has come, but never more than the queue would hold: who sends has to wait then.
+    fn take_ready(&mut self) {
+        while self.waiting.len() + self.sent.len() < QUEUE {
+            match self.orders.try_recv() {
+                Ok(order) => self.take(order),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn finish_drains(&mut self) {
+        for done in self.drains.drain(..) {
+            if done.send(()).is_err() {
+                tracing::debug!("whoever waited for the last event has given up");
+            }
+        }
+    }
+
+    /// Sends over one socket until it breaks (an error), or all is confirmed and a drain was asked for, or
+    /// nobody can send any more.
+    async fn send_over_socket(&mut self) -> Result<(), Error> {
+        let mut socket = Socket::connect(&self.client, &["events", "in"], self.client.auth_string()).await?;
+        self.confirmed_at = Instant::now();
+        let mut open = true;
+        loop {
+            while let Some(event) = self.waiting.pop_front() {
+                // First in the list of the unconfirmed, then on its way: a failure loses nothing.
+                let outcome = socket.send(&event).await;
+                self.sent.push_back(event);
+                outcome?;
+                self.take_ready();
+            }
+            let hurry = !self.drains.is_empty() || !open;
+            if self.sent.is_empty() && hurry {
+                socket.close().await;
+                self.finish_drains();
+                return Ok(());
+            }
+            if self.ping.is_none() && !self.sent.is_empty() {
+                let due = hurry || self.sent.len() >= PING_AFTER || self.confirmed_at.elapsed() >= PING_EVERY;
+                if due {
+                    socket.ping(Bytes::from_static(b"confirm")).await?;
+                    self.ping = Some((self.sent.len(), Instant::now()));
+                }
+            }
+            let room = self.sent.len() < QUEUE;
+            tokio::select! {
+                order = self.orders.recv(), if open && room => match order {
+                    Some(order) => self.take(order),
+                    None => open = false,
+                },
+                incoming = socket.next() => if let Incoming::Pong = incoming? { self.confirm() },
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    if self.ping.is_some_and(|(_, since)| since.elapsed() > PONG_WITHIN) {
+                        return Err(socket.lost(&"a ping was not answered"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `count` events are with the server, or refused by it.
+    fn settle(&self, count: usize) {
+        self.pending.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn confirm(&mut self) {
+        if let Some((count, _)) = self.ping.take() {
+            let count = count.min(self.sent.len());
+            self.sent.drain(..count);
+            self.settle(count);
+            self.confirmed_at = Instant::now();
+            self.failures = 0;
+        }
+    }
+
+    /// Sends one batch over REST. A batch that is refused is sent one by one, so that one bad event does not
+    /// take the others with it; the bad one is dropped, loudly.
+    async fn send_over_rest(&mut self) {
+        let batch: Vec<Event> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
+        let refused = match self.client.post_events(&batch).await {
+            Ok(()) => {
+                self.settle(batch.len());
+                Vec::new()
+            }
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "events could not be sent over REST");
+                self.restore(batch);
+                tokio::time::sleep(backoff(self.failures)).await;
+                self.failures = 0;
+                return;
+            }
+            Err(_) => batch,
+        };
+        let mut refused = VecDeque::from(refused);
+        while let Some(event) = refused.pop_front() {
+            match self.client.post_events(std::slice::from_ref(&event)).await {
+                Err(error) if error.is_transient() => {
+                    refused.push_front(event);
+                    self.restore(refused);
+                    return;
+                }
+                Err(error) => tracing::error!(event = event.event, %error, "the server refuses an event"),
+                Ok(()) => {}
+            }
+            self.settle(1);
+        }
+        // The next ones may try a socket again.
+        self.failures = if self.waiting.is_empty() { 0 } else { self.failures };
+    }
+
+    fn restore(&mut self, events: impl IntoIterator<Item = Event, IntoIter: DoubleEndedIterator>) {
+        for event in events.into_iter().rev() {
+            self.waiting.push_front(event);
+        }
+    }
+}

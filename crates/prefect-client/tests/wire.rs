@@ -1,0 +1,202 @@
+//! The client against a small server that answers as told and records what came.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt as _, StreamExt as _};
+use jiff::Timestamp;
+use prefect_api::event::{Event, Resource};
+use prefect_api::id::FlowRunId;
+use prefect_api::state::{NewState, StateType};
+use prefect_client::settings::Inputs;
+use prefect_client::socket::EventSender;
+use prefect_client::{Client, Settings};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
+
+type Recorded = (Method, String, HeaderMap, Value);
+
+/// Answers `(status, headers, body)` in turn; a CSRF token is given when `csrf` is set.
+#[derive(Clone, Default)]
+struct Script {
+    answers: Arc<Mutex<VecDeque<(u16, Vec<(&'static str, &'static str)>, Value)>>>,
+    seen: Arc<Mutex<Vec<Recorded>>>,
+    csrf: Option<&'static str>,
+}
+
+async fn answer(
+    State(script): State<Script>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let path = uri.path().to_owned();
+    script.seen.lock().unwrap().push((method, path.clone(), headers, body));
+    if path.ends_with("/csrf-token") {
+        return match script.csrf {
+            Some(token) => {
+                let hour = Timestamp::now() + Duration::from_secs(3600);
+                axum::Json(json!({"token": token, "client": "c", "expiration": hour})).into_response()
+            }
+            None => (StatusCode::UNPROCESSABLE_ENTITY, "{\"detail\": \"CSRF protection is disabled.\"}")
+                .into_response(),
+        };
+    }
+    let next = script.answers.lock().unwrap().pop_front();
+    let (status, headers, body) = next.unwrap_or((200, vec![], json!({})));
+    let mut response = (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+async fn serve(script: Script) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    let router = Router::new().fallback(answer).with_state(script);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+fn client(url: &str, more: &[(&str, &str)]) -> Client {
+    let mut environment: BTreeMap<String, String> =
+        more.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    environment.insert("PREFECT_API_URL".to_owned(), url.to_owned());
+    let inputs = Inputs { environment, directory: PathBuf::from("/nonexistent") };
+    Client::new(&Settings::resolve(&inputs).unwrap()).unwrap()
+}
+
+fn soon(status: u16) -> (u16, Vec<(&'static str, &'static str)>, Value) {
+    (status, vec![("retry-after", "0.01")], json!({"exception_message": "Service Unavailable"}))
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_with_the_same_transition_id() {
+    let state = json!({"id": FlowRunId::generate(), "type": "PENDING", "timestamp": Timestamp::now()});
+    let script = Script::default();
+    let accept = json!({"status": "ACCEPT", "state": state, "details": {"type": "accept_details"}});
+    script.answers.lock().unwrap().extend([soon(503), soon(429), (201, vec![], accept)]);
+    let client = client(&serve(script.clone()).await, &[]);
+    let proposal = NewState::new(StateType::Pending);
+    client.set_flow_run_state(FlowRunId::generate(), &proposal, false).await.unwrap();
+    let seen = script.seen.lock().unwrap();
+    let ids: Vec<_> = seen
+        .iter()
+        .filter(|call| call.1.ends_with("set_state"))
+        .map(|call| &call.3["state"]["state_details"])
+        .collect();
+    assert_eq!(ids.len(), 3);
+    assert!(ids.iter().all(|&id| id == ids[0] && !id["transition_id"].is_null()));
+    let agent = seen[0].2.get("user-agent").unwrap();
+    assert_eq!(agent, "prefect/3.7.2 (API 0.8.4)");
+    assert_eq!(seen[0].2.get("x-prefect-api-version").unwrap(), "0.8.4");
+}
+
+#[tokio::test]
+async fn a_server_that_stays_busy_is_given_up_after_the_retries() {
+    let script = Script::default();
+    script.answers.lock().unwrap().extend((0..10).map(|_| soon(503)));
+    let client = client(&serve(script.clone()).await, &[("PREFECT_CLIENT_MAX_RETRIES", "2")]);
+    let error = client.server_version().await.unwrap_err();
+    assert_eq!((error.status(), error.is_transient()), (Some(503), true));
+    assert_eq!(script.seen.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn refusals_are_not_retried_and_say_what_to_do() {
+    let script = Script::default();
+    script.answers.lock().unwrap().push_back((401, vec![], json!({"exception_message": "Unauthorized"})));
+    let client = client(&serve(script.clone()).await, &[("PREFECT_API_AUTH_STRING", "admin:hunter2")]);
+    let error = client.server_version().await.unwrap_err();
+    assert!(error.hint().unwrap().contains("PREFECT_API_AUTH_STRING"));
+    assert!(!format!("{error:?} {client:?}").contains("hunter2"));
+    let seen = script.seen.lock().unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].2.get("authorization").unwrap(), "Basic YWRtaW46aHVudGVyMg==");
+}
+
+#[tokio::test]
+async fn an_address_where_nothing_listens_fails_at_once() {
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let error = client(&format!("http://{unused}/api"), &[]).server_version().await.unwrap_err();
+    assert!(error.to_string().contains(&unused.to_string()), "{error}");
+    assert!(error.hint().unwrap().contains("running"));
+}
+
+#[tokio::test]
+async fn writes_carry_a_csrf_token_and_a_refused_one_is_fetched_anew() {
+    let script = Script { csrf: Some("t0ken"), ..Script::default() };
+    let refusal = json!({"detail": "Invalid CSRF token or client identifier."});
+    let flow = json!({"id": FlowRunId::generate(), "name": "f"});
+    script.answers.lock().unwrap().extend([(403, vec![("retry-after", "0")], refusal), (201, vec![], flow)]);
+    let client = client(&serve(script.clone()).await, &[]);
+    client.create_flow("f").await.unwrap();
+    let seen = script.seen.lock().unwrap();
+    let paths: Vec<_> = seen.iter().map(|call| call.1.trim_start_matches("/api/")).collect();
+    assert_eq!(paths, ["csrf-token", "flows/", "csrf-token", "flows/"]);
+    assert_eq!(seen[3].2.get("prefect-csrf-token").unwrap(), "t0ken");
+}
+
+/// A server of `/events/in` that drops the first socket after two events, then behaves.
+async fn events_in(listener: TcpListener, received: Arc<Mutex<Vec<Value>>>) {
+    for attempt in 0.. {
+        let (stream, _) = listener.accept().await.unwrap();
+        #[allow(clippy::result_large_err, reason = "the library's signature")]
+        let accept = tokio_tungstenite::accept_hdr_async(
+            stream,
+            |request: &_, mut response: tokio_tungstenite::tungstenite::handshake::server::Response| {
+                let request: &tokio_tungstenite::tungstenite::handshake::server::Request = request;
+                assert_eq!(request.headers().get("sec-websocket-protocol").unwrap(), "prefect");
+                response.headers_mut().insert("sec-websocket-protocol", "prefect".parse().unwrap());
+                Ok(response)
+            },
+        );
+        let mut socket = accept.await.unwrap();
+        let auth = socket.next().await.unwrap().unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(auth.to_text().unwrap()).unwrap(),
+            json!({"type": "auth", "token": null})
+        );
+        socket.send(Message::text("{\"type\": \"auth_success\"}")).await.unwrap();
+        let mut events = 0;
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Text(text) = message {
+                events += 1;
+                received.lock().unwrap().push(serde_json::from_str(&text).unwrap());
+            }
+            if attempt == 0 && events == 2 {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_survive_a_dropped_socket_in_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    let received = Arc::new(Mutex::new(Vec::new()));
+    tokio::spawn(events_in(listener, Arc::clone(&received)));
+    let sender = EventSender::spawn(client(&url, &[]));
+    for number in 0..5 {
+        let resource = Resource::of("flow-run", "x");
+        sender.send(Event::new(format!("test.{number}"), Timestamp::now(), resource)).await;
+    }
+    sender.drain(Duration::from_secs(20)).await.unwrap();
+    let received = received.lock().unwrap();
+    let names: Vec<_> = received.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    // What was unconfirmed came again; ids make that harmless.
+    assert_eq!(names, ["test.0", "test.1", "test.0", "test.1", "test.2", "test.3", "test.4"]);
+    assert_eq!(received[0]["id"], received[2]["id"]);
+}
