@@ -1,2 +1,90 @@
-//! Build and test automation: `cargo xtask`.
-fn main() {}
+//! Build and test automation: `cargo xtask --help`.
+//!
+//! This program only runs other programs. It is small so that it builds in seconds; the demo and the
+//! measurements themselves are in the crate `e2e`, built in the same profile as the images.
+
+mod build;
+mod check;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds, tests, shows and measures Ferryman.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Archive a directory and bring it back: a Prefect server, S3, a catalogue, our worker and our flows.
+    Demo(Demo),
+    /// Format, lints, unit, integration and end-to-end tests.
+    Test {
+        /// Only the stages whose names contain this.
+        stage: Option<String>,
+    },
+    /// Measure ours beside the Python peer, in one run.
+    Measure {
+        /// Only the measurement of this name.
+        name: Option<String>,
+        /// One JSON object per figure.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the images of worker, runtime and config, without a registry.
+    Images {
+        /// How the binaries are built.
+        #[arg(long, value_enum, default_value_t = Profile::Release)]
+        profile: Profile,
+        /// The images' tag.
+        #[arg(long, default_value = "latest")]
+        tag: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// The directory to archive; the files of this checkout if absent.
+    #[arg(long)]
+    dataset: Option<std::path::PathBuf>,
+    /// Leave everything running, for the browser.
+    #[arg(long)]
+    keep: bool,
+    /// The summary as JSON on standard output.
+    #[arg(long)]
+    json: bool,
+    /// How the binaries are built.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
+/// A profile of `Cargo.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Optimised; what is shipped.
+    Release,
+    /// Quick to build; what the tests use.
+    Dev,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(demo) => run::demo(&demo),
+        Command::Test { stage } => test::run(stage.as_deref()),
+        Command::Measure { name, json } => run::measure(name.as_deref(), json),
+        Command::Images { profile, tag } => run::images(profile, &tag),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            run::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

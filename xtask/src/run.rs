@@ -1,0 +1,54 @@
+//! Commands that build the programs and hand over to one of them.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::build::{self, Cargo};
+use crate::{Demo, Profile, check};
+
+pub(crate) fn demo(demo: &Demo) -> Result<ExitCode> {
+    check::for_demo()?;
+    let mut command = stack(demo.profile)?;
+    command.arg("demo");
+    if let Some(dataset) = &demo.dataset {
+        command.arg("--dataset").arg(std::path::absolute(dataset)?);
+    }
+    command.args(demo.keep.then_some("--keep")).args(demo.json.then_some("--json"));
+    hand_over(command)
+}
+
+pub(crate) fn measure(name: Option<&str>, json: bool) -> Result<ExitCode> {
+    check::for_demo()?;
+    let mut command = stack(Profile::Release)?;
+    command.arg("measure").args(name).args(json.then_some("--json"));
+    hand_over(command)
+}
+
+pub(crate) fn images(profile: Profile, tag: &str) -> Result<ExitCode> {
+    check::for_images()?;
+    let mut command = stack(profile)?;
+    command.args(["images", "--tag", tag]);
+    hand_over(command)
+}
+
+/// The program of the crate `e2e`, freshly built with everything that it starts.
+fn stack(profile: Profile) -> Result<Command> {
+    say(&format!("building ({profile:?}); the first time takes some minutes"));
+    let programs = Cargo::new()?.build(profile)?;
+    let mut command = Command::new(programs.join("ferryman-stack"));
+    command.current_dir(build::root());
+    Ok(command)
+}
+
+/// Runs a command in our place: signals go to both, and its end is ours.
+fn hand_over(mut command: Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+    Err(command.exec()).with_context(|| format!("failed to start {}", command.get_program().display()))
+}
+
+/// Tells the person at the terminal; standard output is for results.
+#[expect(clippy::print_stderr, reason = "this is the one place that does")]
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}
