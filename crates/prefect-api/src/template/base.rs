@@ -6,30 +6,32 @@ use serde_json::{Map, Value};
 
 use super::placeholder::{Kind, placeholders};
 use super::{TemplateError, path, render::render};
+use crate::work_pool::BaseJobTemplate;
 
 /// A checked base job template: what jobs look like, and which variables may change that.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BaseJobTemplate {
+pub struct JobTemplate {
     job_configuration: Map<String, Value>,
     properties: Map<String, Value>,
 }
 
-impl BaseJobTemplate {
-    /// Reads a template as the server stores it: `{"job_configuration": {…}, "variables": {"properties": {…}}}`.
+impl JobTemplate {
+    /// Checks the template of a work pool.
     ///
     /// # Errors
     /// A missing section, or a placeholder for a variable that `variables.properties` does not declare.
-    pub fn parse(document: &Value) -> Result<Self, TemplateError> {
-        let section = |name| {
-            document
-                .get(name)
-                .and_then(Value::as_object)
-                .ok_or(TemplateError::MissingSection { section: name })
+    pub fn parse(document: &BaseJobTemplate) -> Result<Self, TemplateError> {
+        if document.job_configuration.is_empty() {
+            return Err(TemplateError::MissingSection { section: "job_configuration" });
+        }
+        if document.variables.is_empty() {
+            return Err(TemplateError::MissingSection { section: "variables" });
+        }
+        let properties = document.variables.get("properties").and_then(Value::as_object);
+        let template = Self {
+            job_configuration: document.job_configuration.clone(),
+            properties: properties.cloned().unwrap_or_default(),
         };
-        let job_configuration = section("job_configuration")?.clone();
-        let properties =
-            section("variables")?.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-        let template = Self { job_configuration, properties };
         template.check_placeholders()?;
         Ok(template)
     }

@@ -7,9 +7,9 @@ use super::Reference;
 #[non_exhaustive]
 pub enum TemplateError {
     /// The document is not a base job template.
-    #[error("read the base job template: it must be an object with a {section:?} object")]
+    #[error("read the base job template: it has no {section:?} object")]
     MissingSection {
-        /// The key that is missing or not an object.
+        /// The key that is missing or empty.
         section: &'static str,
     },
     /// The job configuration uses placeholders that the variables schema does not declare.

@@ -2,7 +2,7 @@
 
 /// What a placeholder's name refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// A job variable or context value.
     Standard,
     /// A block document of the server.
@@ -18,15 +18,16 @@ const VARIABLES: &str = "prefect.variables.";
 
 /// One placeholder in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Placeholder<'a> {
+pub struct Placeholder<'a> {
     /// With its braces, as written.
-    pub(super) full: &'a str,
+    pub full: &'a str,
     /// Between the braces, without white space.
-    pub(super) name: &'a str,
+    pub name: &'a str,
 }
 
 impl<'a> Placeholder<'a> {
-    pub(super) fn kind(self) -> Kind {
+    /// What the name refers to.
+    pub fn kind(self) -> Kind {
         if self.name.starts_with(BLOCKS) {
             Kind::Block
         } else if self.name.starts_with(VARIABLES) {
@@ -39,7 +40,7 @@ impl<'a> Placeholder<'a> {
     }
 
     /// The name without the prefix of its kind.
-    pub(super) fn key(self) -> &'a str {
+    pub fn key(self) -> &'a str {
         match self.kind() {
             Kind::Standard => self.name,
             Kind::Block => self.name.strip_prefix(BLOCKS).unwrap_or(self.name),
@@ -51,13 +52,15 @@ impl<'a> Placeholder<'a> {
 
 /// A stretch of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub enum Piece<'a> {
+    /// Text that holds no placeholder.
     Text(&'a str),
+    /// A placeholder.
     Placeholder(Placeholder<'a>),
 }
 
 /// Cuts `text` into pieces; concatenated they are `text` again.
-pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
+pub fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut found = Vec::new();
     let mut rest = text;
     let mut searched = 0;

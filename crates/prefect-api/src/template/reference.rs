@@ -68,10 +68,10 @@ struct Resolver<'a> {
     missing: BTreeSet<Reference>,
 }
 
-impl Resolver<'_> {
-    /// `None` if unanswered, `Some(None)` if the server has no such thing.
-    fn answer(&mut self, reference: &Reference) -> Option<Option<Value>> {
-        let answer = self.answers.get(reference).cloned();
+impl<'a> Resolver<'a> {
+    /// `None` if unanswered; the answer may be that the server has no such thing.
+    fn answer(&mut self, reference: &Reference) -> Option<&'a Option<Value>> {
+        let answer = self.answers.get(reference);
         if answer.is_none() {
             self.missing.insert(reference.clone());
         }
@@ -156,7 +156,7 @@ impl Resolver<'_> {
         match self.answer(&reference) {
             None => Ok(None),
             Some(None) => Err(TemplateError::BlockNotFound { reference }),
-            Some(Some(data)) => Ok(Some(data)),
+            Some(Some(data)) => Ok(Some(data.clone())),
         }
     }
 
@@ -191,7 +191,8 @@ impl Resolver<'_> {
     /// The variable's value; the empty text if there is none (or none yet).
     fn variable(&mut self, placeholder: Placeholder<'_>) -> Value {
         let reference = Reference::Variable(placeholder.key().to_owned());
-        self.answer(&reference).flatten().unwrap_or_else(|| Value::String(String::new()))
+        let value = self.answer(&reference).and_then(Option::as_ref);
+        value.cloned().unwrap_or_else(|| Value::String(String::new()))
     }
 }
 

@@ -19,13 +19,14 @@ fn environment(name: &str) -> Option<String> {
     (name == "SITE").then(|| "psi".to_owned())
 }
 
-fn template(job_configuration: Value, properties: Value) -> BaseJobTemplate {
-    let document = json!({"job_configuration": job_configuration, "variables": {"properties": properties}});
-    BaseJobTemplate::parse(&document).unwrap()
+fn template(job_configuration: &Value, properties: &Value) -> JobTemplate {
+    let document = json!({"job_configuration": job_configuration, "variables": {"type": "object", "properties": properties}});
+    JobTemplate::parse(&serde_json::from_value(document).unwrap()).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
 fn configure(job_configuration: Value, properties: Value, variables: Value) -> Value {
-    template(job_configuration, properties).configure(&map(variables), &environment).unwrap()
+    template(&job_configuration, &properties).configure(&map(variables), &environment).unwrap()
 }
 
 fn block(type_slug: &str, name: &str) -> Reference {
@@ -97,7 +98,7 @@ fn dotted_keys_nest_and_the_nested_form_wins() {
 
 #[test]
 fn contradicting_dotted_keys_are_refused() {
-    let template = template(json!({"a": "{{ a }}"}), json!({"a": {}}));
+    let template = template(&json!({"a": "{{ a }}"}), &json!({"a": {}}));
     let error = template.configure(&map(json!({"a.b": 1, "a.b.c": 2})), &environment).unwrap_err();
     assert_eq!(error, TemplateError::PathConflict { key: "a.b.c".to_owned() });
 }
@@ -138,7 +139,7 @@ fn undeclared_placeholders_are_refused_by_name() {
         "job_configuration": {"image": "{{ imaeg }}", "x": [{"y": "a {{ zone }}"}], "ok": "{{ $HOME }}{{ prefect.variables.v }}"},
         "variables": {"properties": {"image": {}}},
     });
-    let error = BaseJobTemplate::parse(&document).unwrap_err();
+    let error = JobTemplate::parse(&serde_json::from_value(document).unwrap()).unwrap_err();
     assert_eq!(
         error,
         TemplateError::UndeclaredPlaceholders { names: vec!["imaeg".to_owned(), "zone".to_owned()] }
@@ -148,7 +149,8 @@ fn undeclared_placeholders_are_refused_by_name() {
 
 #[test]
 fn a_template_without_its_sections_is_refused() {
-    let error = BaseJobTemplate::parse(&json!({"variables": {}})).unwrap_err();
+    let document = json!({"variables": {"properties": {}}});
+    let error = JobTemplate::parse(&serde_json::from_value(document).unwrap()).unwrap_err();
     assert_eq!(error, TemplateError::MissingSection { section: "job_configuration" });
 }
 
@@ -288,7 +290,7 @@ proptest! {
 
     #[test]
     fn a_configuration_without_placeholders_stays_as_it_is(
-        configuration in prop::collection::btree_map("[a-z]{1,4}x", json_value("[a-z{} ]{0,6}".boxed()), 0..4),
+        configuration in prop::collection::btree_map("[a-z]{1,4}x", json_value("[a-z{} ]{0,6}".boxed()), 1..4),
     ) {
         let configuration = Value::Object(configuration.into_iter().collect());
         prop_assume!(!configuration.to_string().contains("{{"));

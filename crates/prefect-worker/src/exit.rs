@@ -1,0 +1,238 @@
+//! What the end of infrastructure means for its run.
+
+use prefect_api::flow_run::FlowRun;
+use prefect_api::id::StateId;
+use prefect_api::state::StateType;
+
+use crate::launcher::Outcome;
+
+/// What the worker has to tell the server about a run whose infrastructure ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The run's state is right as it is.
+    Settled,
+    /// The run crashed.
+    Crashed {
+        /// The message of the state.
+        message: String,
+        /// Advice for the run's log.
+        advice: Option<&'static str>,
+    },
+    /// Somebody wanted the run cancelled, and now it is.
+    Cancelled,
+}
+
+/// What makes a run ours: others may have taken it since.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim<'a> {
+    /// The state that we put the run into last.
+    pub(crate) state: StateId,
+    /// Its infrastructure, as we told the server.
+    pub(crate) infrastructure_pid: &'a str,
+}
+
+/// Judges the end of infrastructure by what the server says about the run.
+pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Verdict {
+    let Some(state) = run.state_type else { return Verdict::Settled };
+    let still_in = |expected| state == expected;
+    let same_infrastructure =
+        run.infrastructure_pid.as_deref().is_none_or(|pid| pid == claim.infrastructure_pid);
+    let untouched = run.state.as_ref().is_none_or(|state| state.id == claim.state);
+    let retrying_in_process = run.empirical_policy.retry_type.as_deref() == Some("in_process");
+
+    if still_in(StateType::Cancelling) && same_infrastructure {
+        return Verdict::Cancelled;
+    }
+    let unfinished = (still_in(StateType::Pending) && untouched)
+        || (still_in(StateType::Running) && same_infrastructure)
+        || (still_in(StateType::Scheduled) && retrying_in_process && same_infrastructure);
+    if !unfinished {
+        return Verdict::Settled;
+    }
+    match outcome {
+        Outcome::Exited { code: 0, .. } if still_in(StateType::Scheduled) => Verdict::Settled,
+        Outcome::Exited { code: 0, .. } => Verdict::Crashed {
+            message: format!(
+                "Flow run infrastructure exited with status code 0, but the run was still {}: \
+                 its process ended without reporting a result.",
+                state.default_name()
+            ),
+            advice: Some(
+                "Check that the command of the job runs the flow (by default `prefect flow-run execute`) and that \
+                 the process can reach the Prefect API.",
+            ),
+        },
+        Outcome::Exited { code, out_of_memory, error } => {
+            let (explanation, advice) = explain(if *out_of_memory { 137 } else { *code });
+            let mut message =
+                format!("Flow run infrastructure exited with non-zero status code {code}. {explanation}");
+            if let Some(error) = error {
+                message.push_str(" The container engine says: ");
+                message.push_str(error);
+            }
+            Verdict::Crashed { message, advice: Some(advice) }
+        }
+        Outcome::Vanished => Verdict::Crashed {
+            message: "Flow run infrastructure disappeared before its exit was seen.".to_owned(),
+            advice: Some("Somebody or something removed the container while it was running."),
+        },
+    }
+}
+
+/// What an exit code means, and what to do about it, in the words the UI shows for any worker.
+fn explain(code: i64) -> (&'static str, &'static str) {
+    match code {
+        -9 => (
+            "Process exited due to a SIGKILL signal. Typically caused by the operating system terminating the \
+             process for exceeding memory limits, or by manual cancellation.",
+            "Check whether the flow run exceeded its memory allocation. If running in a container, increase the \
+             memory limit. If this was intentional cancellation, no action is needed.",
+        ),
+        -15 => (
+            "Process exited due to a SIGTERM signal. Typically caused by graceful shutdown or manual cancellation.",
+            "If this was caused by cancellation, no action is needed. Otherwise, check for infrastructure scaling \
+             events or deployment rollovers.",
+        ),
+        1 => (
+            "Process exited with a general error.",
+            "Check the flow run logs for an unhandled exception or assertion error.",
+        ),
+        125 => (
+            "Container failed to run (Docker/OCI exit code 125).",
+            "Verify the container image exists, the entrypoint is correct, and the container runtime is healthy.",
+        ),
+        126 => (
+            "Command found but not executable (permission denied).",
+            "Check file permissions on the entrypoint script or binary. Ensure the file has the executable bit set.",
+        ),
+        127 => (
+            "Command not found.",
+            "Verify that the entrypoint command or script is installed in the execution environment. Check your \
+             PATH and container image contents.",
+        ),
+        137 => (
+            "Process was killed, likely due to an out-of-memory (OOM) condition.",
+            "Increase the memory allocation for the flow run infrastructure. In Kubernetes, raise the memory limit \
+             in the job template. In ECS, increase the task memory.",
+        ),
+        143 => (
+            "Process received SIGTERM via the container runtime. This is the containerized equivalent of exit code \
+             -15.",
+            "If this was caused by cancellation or a scaling event, no action is needed. Otherwise, check for pod \
+             evictions or ECS task stops.",
+        ),
+        247 => (
+            "Process was terminated due to high memory usage.",
+            "Increase the memory allocation for the flow run infrastructure. Consider profiling memory usage to \
+             find the source of consumption.",
+        ),
+        _ => (
+            "Process exited with an unexpected status code.",
+            "Check the flow run logs and infrastructure logs for more details.",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const OURS: &str = "http+docker://localhost:abc";
+
+    fn run(change: &Value) -> FlowRun {
+        let mut run = json!({
+            "id": Uuid::nil(), "name": "n", "flow_id": Uuid::nil(), "infrastructure_pid": OURS,
+            "state_type": "PENDING",
+        });
+        run.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        serde_json::from_value(run).unwrap()
+    }
+
+    fn state(id: Uuid, kind: &str) -> Value {
+        json!({"state_type": kind, "state": {"id": id, "type": kind, "timestamp": "2026-11-22T04:42:18Z"}})
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
+    fn judge(outcome: Outcome, run: &FlowRun) -> Verdict {
+        verdict(&outcome, run, Claim { state: Uuid::nil().into(), infrastructure_pid: OURS })
+    }
+
+    fn exited(code: i64) -> Outcome {
+        Outcome::Exited { code, out_of_memory: false, error: None }
+    }
+
+    fn message(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Crashed { message, .. } => message,
+            other => panic!("not a crash: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_non_zero_exit_crashes_in_the_words_of_the_contract() {
+        assert_eq!(
+            message(judge(exited(3), &run(&json!({})))),
+            "Flow run infrastructure exited with non-zero status code 3. Process exited with an unexpected status code."
+        );
+        let oom = Outcome::Exited { code: 137, out_of_memory: true, error: None };
+        assert_eq!(
+            message(judge(oom, &run(&json!({"state_type": "RUNNING"})))),
+            "Flow run infrastructure exited with non-zero status code 137. Process was killed, likely due to an \
+             out-of-memory (OOM) condition."
+        );
+    }
+
+    #[test]
+    fn exit_0_without_a_report_is_a_crash_told_as_such() {
+        for (kind, word) in [("PENDING", "Pending"), ("RUNNING", "Running")] {
+            let text = message(judge(exited(0), &run(&state(Uuid::nil(), kind))));
+            assert!(text.contains("status code 0") && text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reported_end_stays() {
+        for kind in ["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "PAUSED", "SCHEDULED", "NEWER"] {
+            for code in [0, 1] {
+                assert_eq!(
+                    judge(exited(code), &run(&json!({"state_type": kind}))),
+                    Verdict::Settled,
+                    "{kind}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_being_cancelled_is_cancelled_by_its_end() {
+        for outcome in [exited(0), exited(137), Outcome::Vanished] {
+            assert_eq!(judge(outcome, &run(&json!({"state_type": "CANCELLING"}))), Verdict::Cancelled);
+        }
+    }
+
+    #[test]
+    fn a_run_that_others_have_taken_is_left_alone() {
+        let claimed_again = run(&state(Uuid::from_u128(7), "PENDING"));
+        assert_eq!(judge(exited(0), &claimed_again), Verdict::Settled);
+        for kind in ["RUNNING", "CANCELLING"] {
+            let elsewhere =
+                run(&json!({"state_type": kind, "infrastructure_pid": "http+docker://localhost:other"}));
+            assert_eq!(judge(exited(1), &elsewhere), Verdict::Settled, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_dies_between_its_retries_has_crashed() {
+        let waiting =
+            run(&json!({"state_type": "SCHEDULED", "empirical_policy": {"retry_type": "in_process"}}));
+        assert!(matches!(judge(exited(137), &waiting), Verdict::Crashed { .. }));
+    }
+
+    #[test]
+    fn vanished_infrastructure_is_a_crash() {
+        assert!(message(judge(Outcome::Vanished, &run(&json!({})))).contains("disappeared"));
+    }
+}

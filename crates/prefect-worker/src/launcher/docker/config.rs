@@ -1,0 +1,160 @@
+//! The Docker part of a job configuration, checked.
+
+use std::fmt;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use super::super::LaunchError;
+use super::super::fields::{Fields, wrong};
+use super::image::PullPolicy;
+use super::size;
+
+/// The image of runs whose job configuration names none: the one the Python worker takes.
+pub(super) const DEFAULT_IMAGE: &str = "prefecthq/prefect:3.7.2-python3.12";
+
+/// What a job configuration says about its container.
+pub(super) struct DockerConfig {
+    pub(super) image: String,
+    pub(super) pull_policy: PullPolicy,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) networks: Vec<String>,
+    pub(super) network_mode: Option<String>,
+    pub(super) auto_remove: bool,
+    pub(super) volumes: Vec<String>,
+    pub(super) stream_output: bool,
+    pub(super) memory: Option<i64>,
+    pub(super) memory_swap: Option<i64>,
+    pub(super) privileged: bool,
+    pub(super) create_kwargs: Map<String, Value>,
+    /// Keys of the job configuration that mean nothing here.
+    pub(super) ignored: Vec<String>,
+}
+
+/// Credentials for a registry.
+pub(super) struct Credentials {
+    pub(super) username: String,
+    pub(super) password: SecretString,
+    pub(super) registry_url: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("registry_url", &self.registry_url).finish_non_exhaustive()
+    }
+}
+
+impl DockerConfig {
+    pub(super) fn parse(configuration: &Map<String, Value>) -> Result<Self, LaunchError> {
+        let mut fields = Fields::new(configuration.clone());
+        let image = fields.text("image")?.filter(|image| !image.is_empty());
+        let image = image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned());
+        let pull_policy = match fields.text("image_pull_policy")? {
+            Some(policy) if !policy.is_empty() => PullPolicy::parse(&policy)?,
+            _ => PullPolicy::default_for(&image),
+        };
+        let config = Self {
+            pull_policy,
+            image,
+            credentials: fields.object("registry_credentials")?.map(Credentials::parse).transpose()?,
+            networks: fields.texts("networks")?,
+            network_mode: fields.text("network_mode")?.filter(|mode| !mode.is_empty()),
+            auto_remove: fields.flag("auto_remove")?.unwrap_or(false),
+            volumes: fields.texts("volumes")?.into_iter().map(check_volume).collect::<Result<_, _>>()?,
+            stream_output: fields.flag("stream_output")?.unwrap_or(true),
+            memory: amount(&mut fields, "mem_limit")?,
+            memory_swap: amount(&mut fields, "memswap_limit")?,
+            privileged: fields.flag("privileged")?.unwrap_or(false),
+            create_kwargs: fields.object("container_create_kwargs")?.unwrap_or_default(),
+            ignored: Vec::new(),
+        };
+        Ok(Self { ignored: fields.rest().map(str::to_owned).collect(), ..config })
+    }
+}
+
+impl Credentials {
+    fn parse(object: Map<String, Value>) -> Result<Self, LaunchError> {
+        let mut fields = Fields::new(object);
+        let mut needed = |name: &str| {
+            fields.text(name)?.ok_or_else(|| LaunchError::Configuration {
+                message: format!(
+                    "registry_credentials needs username, password and registry_url; {name} is missing"
+                ),
+            })
+        };
+        Ok(Self {
+            username: needed("username")?,
+            password: needed("password")?.into(),
+            registry_url: needed("registry_url")?,
+        })
+    }
+}
+
+fn amount(fields: &mut Fields, name: &str) -> Result<Option<i64>, LaunchError> {
+    let Some(text) = fields.text(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bytes = size::parse(&text);
+    bytes.map(Some).ok_or_else(|| wrong(name, "an amount of memory such as 512m or 2g", &Value::String(text)))
+}
+
+/// `HOST:CONTAINER[:OPTIONS]`, `VOLUME:CONTAINER[:OPTIONS]` or, for an anonymous volume, `/CONTAINER`.
+fn check_volume(volume: String) -> Result<String, LaunchError> {
+    let trimmed = volume.trim();
+    let parts: Vec<&str> = trimmed.splitn(3, ':').collect();
+    let valid = match parts.as_slice() {
+        [container] => container.starts_with('/') && container.len() > 1,
+        [host, container] | [host, container, _] => !host.is_empty() && container.starts_with('/'),
+        _ => false,
+    };
+    if valid {
+        return Ok(trimmed.to_owned());
+    }
+    Err(wrong(
+        "volumes",
+        "a list of HOST:CONTAINER[:OPTIONS] with absolute container paths",
+        &Value::String(volume),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
+    fn parse(value: Value) -> Result<DockerConfig, LaunchError> {
+        DockerConfig::parse(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn an_empty_configuration_is_the_python_workers_default() {
+        let config = parse(json!({})).unwrap();
+        assert_eq!(config.image, DEFAULT_IMAGE);
+        assert_eq!(config.pull_policy, PullPolicy::IfNotPresent);
+        assert!(config.stream_output && !config.auto_remove && !config.privileged);
+    }
+
+    #[test]
+    fn values_of_a_wrong_kind_are_named() {
+        for (configuration, part) in [
+            (json!({"networks": "one"}), "networks must be a list of texts"),
+            (json!({"auto_remove": "maybe"}), "auto_remove must be true or false"),
+            (json!({"mem_limit": "lots"}), "mem_limit must be an amount"),
+            (json!({"volumes": ["relative:path"]}), "volumes must be"),
+            (json!({"volumes": [["/a"]]}), "volumes[0] must be text"),
+            (json!({"registry_credentials": {"username": "u"}}), "password is missing"),
+            (json!({"image_pull_policy": "never"}), "image_pull_policy must be"),
+        ] {
+            let error = parse(configuration).err().unwrap().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn passwords_do_not_show() {
+        let credentials = json!({"username": "u", "password": "hunter2", "registry_url": "r"});
+        let config = parse(json!({"registry_credentials": credentials, "extra": 1})).unwrap();
+        assert!(!format!("{:?}", config.credentials).contains("hunter2"));
+        assert_eq!(config.ignored, ["extra"]);
+    }
+}

@@ -1,0 +1,62 @@
+//! Labels of containers: the durable memory of what they are for.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::super::Job;
+use super::config::DockerConfig;
+
+/// The flow run a container belongs to.
+pub(super) const FLOW_RUN: &str = "io.ferryman.flow-run-id";
+/// The work pool it was launched for.
+const WORK_POOL: &str = "io.ferryman.work-pool";
+/// The worker that launched it.
+const WORKER: &str = "io.ferryman.worker";
+/// Present if the container is to be removed once its end is known.
+pub(super) const AUTO_REMOVE: &str = "io.ferryman.auto-remove";
+/// Present if nobody wants its output.
+pub(super) const QUIET: &str = "io.ferryman.quiet";
+
+/// All labels of the container for `job`. Ours come last: no job configuration can forge them.
+pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> =
+        job.labels.iter().map(|(name, value)| (docker_form(name), value.clone())).collect();
+    labels.insert(FLOW_RUN.to_owned(), job.flow_run_id.to_string());
+    labels.insert(WORK_POOL.to_owned(), job.work_pool.clone());
+    labels.insert(WORKER.to_owned(), job.worker.clone());
+    for (flag, label) in [(config.auto_remove, AUTO_REMOVE), (!config.stream_output, QUIET)] {
+        if flag {
+            labels.insert(label.to_owned(), "true".to_owned());
+        } else {
+            labels.remove(label);
+        }
+    }
+    labels
+}
+
+/// The filter of containers that were made for `job`'s flow run.
+pub(super) fn filter(job: &Job) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{FLOW_RUN}={}", job.flow_run_id)])])
+}
+
+/// `prefect.io/name` to `io.prefect.name`, as Docker wants namespaces.
+fn docker_form(label: &str) -> String {
+    match label.split_once('/') {
+        Some((namespace, name)) => {
+            let reversed: Vec<&str> = namespace.rsplit('.').collect();
+            format!("{}.{name}", reversed.join("."))
+        }
+        None => label.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::docker_form;
+
+    #[test]
+    fn namespaces_are_reversed() {
+        assert_eq!(docker_form("prefect.io/flow-run-id"), "io.prefect.flow-run-id");
+        assert_eq!(docker_form("a.b.c/d/e"), "c.b.a.d/e");
+        assert_eq!(docker_form("plain"), "plain");
+    }
+}

@@ -1,0 +1,249 @@
+//! Containers on a Docker engine, through its socket.
+
+mod command;
+mod config;
+mod container;
+mod engine;
+mod image;
+mod kwargs;
+mod labels;
+mod size;
+mod watch;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::errors::Error::DockerResponseServerError as Refused;
+use bollard::models::NetworkConnectRequest;
+use bollard::query_parameters::{
+    CreateContainerOptions, CreateImageOptions, ListContainersOptions, RemoveContainerOptions,
+    StartContainerOptions, StopContainerOptions,
+};
+use futures_util::StreamExt as _;
+use prefect_api::work_pool::BaseJobTemplate;
+use secrecy::ExposeSecret as _;
+
+use super::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink};
+use config::DockerConfig;
+use container::Plan;
+use engine::{Engine, failure};
+use image::PullPolicy;
+
+/// The longest silence of a registry during a pull.
+const PULL_SILENCE: Duration = Duration::from_mins(5);
+
+/// Launches containers on one Docker engine.
+#[derive(Debug)]
+pub struct DockerLauncher {
+    engine: Engine,
+}
+
+impl DockerLauncher {
+    /// Connects to the engine that `DOCKER_HOST` names, or to the one at the usual socket.
+    ///
+    /// # Errors
+    /// There is no engine, or it does not answer.
+    pub async fn connect(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
+        Ok(Self { engine: Engine::connect(environment).await? })
+    }
+
+    fn docker(&self) -> &Docker {
+        &self.engine.docker
+    }
+
+    async fn make_image_available(&self, config: &DockerConfig) -> Result<(), LaunchError> {
+        match config.pull_policy {
+            PullPolicy::Never => Ok(()),
+            PullPolicy::IfNotPresent if self.has_image(&config.image).await? => Ok(()),
+            PullPolicy::Always | PullPolicy::IfNotPresent => self.pull(config).await,
+            PullPolicy::IfPossible => {
+                let Err(error) = self.pull(config).await else { return Ok(()) };
+                if self.has_image(&config.image).await? {
+                    tracing::warn!(image = config.image, %error, "pull failed, using the local image");
+                    return Ok(());
+                }
+                Err(LaunchError::Image {
+                    image: config.image.clone(),
+                    message: format!("it is not here, and pulling it failed: {error}"),
+                })
+            }
+        }
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, LaunchError> {
+        match self.docker().inspect_image(image).await {
+            Ok(_) => Ok(true),
+            Err(Refused { status_code: 404, .. }) => Ok(false),
+            Err(error) => Err(self.engine.error("inspect the image", error)),
+        }
+    }
+
+    async fn pull(&self, config: &DockerConfig) -> Result<(), LaunchError> {
+        tracing::info!(image = config.image, "pulling image");
+        let (repository, tag) = image::split(&config.image);
+        let credentials = config
+            .credentials
+            .as_ref()
+            .filter(|credentials| image::credentials_apply(&credentials.registry_url, &config.image))
+            .map(|credentials| bollard::auth::DockerCredentials {
+                username: Some(credentials.username.clone()),
+                password: Some(credentials.password.expose_secret().to_owned()),
+                serveraddress: Some(credentials.registry_url.clone()),
+                ..Default::default()
+            });
+        let options = CreateImageOptions {
+            from_image: Some(repository.to_owned()),
+            tag: Some(tag.unwrap_or("latest").to_owned()),
+            ..Default::default()
+        };
+        let failed = |message: String| LaunchError::Image { image: config.image.clone(), message };
+        let docker = self.docker().clone().with_timeout(PULL_SILENCE);
+        let mut progress = docker.create_image(Some(options), None, credentials);
+        // An error may come after a successful start, as a line of the progress.
+        loop {
+            match tokio::time::timeout(PULL_SILENCE, progress.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => {
+                    return Err(failed(format!("Docker pull failed: {}", failure(&error))));
+                }
+                Err(_) => return Err(failed(format!("no progress for {} seconds", PULL_SILENCE.as_secs()))),
+            }
+        }
+    }
+
+    /// Removes containers that an earlier attempt for this run made and never started.
+    async fn clear_unstarted(&self, job: &Job) -> Result<(), LaunchError> {
+        let mut filters = labels::filter(job);
+        filters.insert("status".to_owned(), vec!["created".to_owned()]);
+        let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+        let found = self.docker().list_containers(Some(options)).await;
+        for container in found.map_err(|error| self.engine.error("list containers", error))? {
+            if let Some(id) = container.id {
+                self.remove(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the container under the planned name, or with `-1`, `-2` … after it if the name is taken.
+    async fn create_named(&self, plan: Plan) -> Result<Infrastructure, LaunchError> {
+        let mut name = plan.name.clone();
+        for index in 1_u32.. {
+            let options = CreateContainerOptions { name: name.clone(), platform: plan.platform.clone() };
+            match self.docker().create_container(Some(options), plan.body.clone()).await {
+                Ok(created) => {
+                    let name = name.unwrap_or_else(|| created.id.chars().take(12).collect());
+                    return Ok(self.engine.infrastructure(created.id, name));
+                }
+                Err(Refused { status_code: 409, message }) if message.contains("container name") => {
+                    name = plan.name.as_ref().map(|name| format!("{name}-{index}"));
+                }
+                Err(error) => return Err(self.engine.error("create the container", error)),
+            }
+        }
+        Err(LaunchError::Engine { action: "create the container", message: "no free name".to_owned() })
+    }
+
+    async fn connect_networks(&self, id: &str, networks: &[String]) -> Result<(), LaunchError> {
+        for network in networks {
+            let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: None };
+            let connected = self.docker().connect_network(network, request).await;
+            connected.map_err(|error| self.engine.error("connect the container to its networks", error))?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), LaunchError> {
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        match self.docker().remove_container(id, Some(options)).await {
+            // 409: somebody is removing it right now.
+            Ok(()) | Err(Refused { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(self.engine.error("remove the container", error)),
+        }
+    }
+}
+
+#[async_trait]
+impl Launcher for DockerLauncher {
+    fn kind(&self) -> &'static str {
+        "docker"
+    }
+
+    fn default_template(&self) -> BaseJobTemplate {
+        default_template()
+    }
+
+    fn integration(&self) -> (&'static str, &'static str) {
+        ("prefect-docker", "0.7.3")
+    }
+
+    async fn check(&self) -> Result<(), LaunchError> {
+        self.docker().ping().await.map(drop).map_err(|error| self.engine.error("ask the engine", error))
+    }
+
+    async fn prepare(&self, job: &Job) -> Result<(), LaunchError> {
+        let config = DockerConfig::parse(&job.configuration)?;
+        container::plan(job, &config, self.engine.host_gateway)?;
+        if !config.ignored.is_empty() {
+            tracing::warn!(flow_run.id = %job.flow_run_id, keys = ?config.ignored, "unknown keys in the job configuration");
+        }
+        self.make_image_available(&config).await
+    }
+
+    async fn create(&self, job: &Job) -> Result<Infrastructure, LaunchError> {
+        let config = DockerConfig::parse(&job.configuration)?;
+        let plan = container::plan(job, &config, self.engine.host_gateway)?;
+        let networks = plan.further_networks.clone();
+        self.clear_unstarted(job).await?;
+        let infrastructure = self.create_named(plan).await?;
+        if let Err(error) = self.connect_networks(&infrastructure.id, &networks).await {
+            self.remove(&infrastructure.id).await?;
+            return Err(error);
+        }
+        Ok(infrastructure)
+    }
+
+    async fn start(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
+        let started = self.docker().start_container(&infrastructure.id, None::<StartContainerOptions>).await;
+        match started {
+            Err(Refused { status_code: 304, .. }) => Ok(()),
+            started => started.map_err(|error| self.engine.error("start the container", error)),
+        }
+    }
+
+    async fn wait(&self, infrastructure: &Infrastructure, output: OutputSink) -> Outcome {
+        let ended = watch::until_end(&self.engine, &infrastructure.id, output).await;
+        if ended.remove
+            && let Err(error) = self.remove(&infrastructure.id).await
+        {
+            tracing::warn!(container = infrastructure.name, %error, "container was not removed");
+        }
+        ended.outcome
+    }
+
+    async fn kill(&self, infrastructure: &Infrastructure, grace: Duration) -> Result<(), LaunchError> {
+        // The answer comes when the container has ended, hence after up to the whole grace.
+        let docker = self.docker().clone().with_timeout(grace + Duration::from_secs(30));
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = StopContainerOptions { t: Some(seconds), signal: None };
+        match docker.stop_container(&infrastructure.id, Some(options)).await {
+            Ok(()) | Err(Refused { status_code: 304, .. }) => Ok(()),
+            Err(error) => Err(self.engine.container_error("stop the container", &infrastructure.id, error)),
+        }
+    }
+
+    async fn discard(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
+        self.remove(&infrastructure.id).await
+    }
+}
+
+/// The base job template of `docker` pools: the data of `job-templates/docker.json`.
+pub(crate) fn default_template() -> BaseJobTemplate {
+    // The file is part of the program and read by a test: it cannot be malformed here.
+    serde_json::from_str(include_str!("../../../../../job-templates/docker.json")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Reads a loosely typed object field by field, with errors that name the field and the value.
+
+use std::collections::BTreeMap;
+
+use prefect_api::template::text_form;
+use serde_json::{Map, Value};
+
+use super::LaunchError;
+
+/// An object whose fields are taken one by one; what is left was not understood.
+pub(super) struct Fields {
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    pub(super) fn new(values: Map<String, Value>) -> Self {
+        Self { values }
+    }
+
+    /// The value of a field; `null` counts as absent.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.values.remove(name).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, LaunchError> {
+        self.take(name).map(|value| text(name, value)).transpose()
+    }
+
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, LaunchError> {
+        self.take(name).map(|value| flag(name, &value)).transpose()
+    }
+
+    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, LaunchError> {
+        self.take(name).map(|value| texts(name, value)).transpose().map(Option::unwrap_or_default)
+    }
+
+    pub(super) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, LaunchError> {
+        self.take(name).map(|value| object(name, value)).transpose()
+    }
+
+    /// Names of the fields nobody took.
+    pub(super) fn rest(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+}
+
+pub(super) fn wrong(name: &str, expected: &str, value: &Value) -> LaunchError {
+    let shown: String = value.to_string().chars().take(80).collect();
+    LaunchError::Configuration { message: format!("{name} must be {expected}, but it is {shown}") }
+}
+
+pub(super) fn text(name: &str, value: Value) -> Result<String, LaunchError> {
+    match value {
+        Value::String(text) => Ok(text),
+        value @ (Value::Number(_) | Value::Bool(_)) => Ok(text_form(&value)),
+        value => Err(wrong(name, "text", &value)),
+    }
+}
+
+pub(super) fn flag(name: &str, value: &Value) -> Result<bool, LaunchError> {
+    match value {
+        Value::Bool(flag) => Ok(*flag),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => Err(wrong(name, "true or false", value)),
+        },
+        Value::Number(number) if number.as_u64() == Some(1) => Ok(true),
+        Value::Number(number) if number.as_u64() == Some(0) => Ok(false),
+        _ => Err(wrong(name, "true or false", value)),
+    }
+}
+
+pub(super) fn texts(name: &str, value: Value) -> Result<Vec<String>, LaunchError> {
+    match value {
+        Value::Array(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| text(&format!("{name}[{index}]"), item))
+            .collect(),
+        value => Err(wrong(name, "a list of texts", &value)),
+    }
+}
+
+pub(super) fn object(name: &str, value: Value) -> Result<Map<String, Value>, LaunchError> {
+    match value {
+        Value::Object(object) => Ok(object),
+        value => Err(wrong(name, "an object", &value)),
+    }
+}
+
+pub(super) fn text_map(name: &str, value: Value) -> Result<BTreeMap<String, String>, LaunchError> {
+    let entries = object(name, value)?.into_iter();
+    entries.map(|(key, value)| Ok((key.clone(), text(&format!("{name}.{key}"), value)?))).collect()
+}

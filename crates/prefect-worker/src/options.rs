@@ -1,0 +1,67 @@
+//! What a worker is started with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use prefect_api::work_pool::BaseJobTemplate;
+use prefect_client::Settings;
+
+use crate::error::Error;
+
+/// How a worker works. [`Options::new`] takes the `PREFECT_WORKER_*` settings; the rest is for the caller.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// The worker's name; two processes of one name are one worker to the server. Neither `/` nor `%`.
+    pub name: String,
+    /// The pool to serve.
+    pub pool: String,
+    /// The queues to serve; none means all.
+    pub queues: Vec<String>,
+    /// How early a run is claimed before it is due.
+    pub prefetch: Duration,
+    /// Time between two polls.
+    pub query: Duration,
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
+    /// Time between two looks for cancelled runs, beside the events.
+    pub cancellation_poll: Duration,
+    /// The most runs at a time.
+    pub limit: Option<usize>,
+    /// Poll once, wait for what came of it, end.
+    pub run_once: bool,
+    /// Where health is told.
+    pub health: Option<SocketAddr>,
+    /// The template of a pool that this worker creates.
+    pub base_job_template: Option<BaseJobTemplate>,
+    /// Create the pool if there is none.
+    pub create_pool: bool,
+}
+
+impl Options {
+    /// The defaults of these settings.
+    ///
+    /// # Errors
+    /// A setting that is not a number.
+    pub fn new(pool: String, name: String, settings: &Settings) -> Result<Self, Error> {
+        let seconds = |setting: &str, default: f64| -> Result<Duration, Error> {
+            let value: f64 = settings.number(setting, default)?;
+            Ok(Duration::try_from_secs_f64(value).unwrap_or(Duration::from_secs_f64(default)))
+        };
+        Ok(Self {
+            name,
+            pool,
+            queues: Vec::new(),
+            prefetch: seconds("PREFECT_WORKER_PREFETCH_SECONDS", 10.0)?,
+            query: seconds("PREFECT_WORKER_QUERY_SECONDS", 10.0)?,
+            heartbeat: seconds("PREFECT_WORKER_HEARTBEAT_SECONDS", 30.0)?.max(Duration::from_secs(1)),
+            cancellation_poll: seconds("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", 120.0)?
+                .max(Duration::from_secs(1)),
+            limit: None,
+            run_once: false,
+            health: None,
+            base_job_template: None,
+            create_pool: true,
+        })
+    }
+}
