@@ -35,12 +35,12 @@ const READ_AHEAD: usize = 16;
 /// Chunks between feeder and packer.
 const FEED_DEPTH: usize = 16;
 
-/// A datablock whose tar the store has taken, not verified yet.
-#[derive(Debug)]
+/// A datablock whose tar the store has taken, not verified yet. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct StoredDatablock {
     pub(crate) address: ObjectAddress,
-    pub(crate) record: Datablock,
-    pub(crate) sources: Vec<ArchivedSource>,
+    pub(crate) record: Arc<Datablock>,
+    pub(crate) sources: Arc<[ArchivedSource]>,
     pub(crate) uploaded: Uploaded,
 }
 
@@ -53,6 +53,11 @@ impl StoredDatablock {
     /// The record to be registered.
     pub fn record(&self) -> &Datablock {
         &self.record
+    }
+
+    /// The tag that the store gave the tar.
+    pub fn etag(&self) -> &ETag {
+        &self.uploaded.reported
     }
 }
 
@@ -139,7 +144,7 @@ fn record(
         version: Datablock::VERSION,
         data_file_list: members,
     };
-    StoredDatablock { address: address.clone(), record, sources, uploaded }
+    StoredDatablock { address: address.clone(), record: Arc::new(record), sources: sources.into(), uploaded }
 }
 
 /// Sends the content of all files, in order. Ends quietly when the packer has stopped: that one knows why.

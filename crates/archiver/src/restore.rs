@@ -12,12 +12,16 @@ use crate::{ObjectAddress, ObjectInfo, ObjectStore, RestoreState, StoreError};
 /// Objects asked about at once.
 const CONCURRENCY: usize = 8;
 
+/// The first wait before asking again: tests and fast stores restore at once.
+const FIRST_POLL: Duration = Duration::from_secs(1);
+
 /// How offline objects are restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreSettings {
     /// For how many days a restored object stays readable.
     pub days: u32,
-    /// How long to wait before asking again whether an object can be read.
+    /// Longest wait before asking again whether an object can be read; the first is a second, each further one
+    /// twice as long as the one before.
     pub poll: Duration,
     /// How long a restore may take; bulk retrievals from deep archives take up to two days.
     pub deadline: Duration,
@@ -25,7 +29,7 @@ pub struct RestoreSettings {
 
 impl Default for RestoreSettings {
     fn default() -> Self {
-        Self { days: 7, poll: Duration::from_secs(30), deadline: Duration::from_hours(48) }
+        Self { days: 7, poll: Duration::from_mins(1), deadline: Duration::from_hours(48) }
     }
 }
 
@@ -121,6 +125,7 @@ async fn wait_until_readable(
     deadline: Instant,
     cancel: &CancellationToken,
 ) -> Result<(), RestoreError> {
+    let mut wait = FIRST_POLL.min(settings.poll);
     loop {
         // A store that forgets a request is asked again.
         if request(store, address, settings.days).await?.restore.is_readable() {
@@ -132,7 +137,8 @@ async fn wait_until_readable(
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(RestoreError::Cancelled),
-            () = sleep(settings.poll) => {}
+            () = sleep(wait) => {}
         }
+        wait = (2 * wait).min(settings.poll);
     }
 }

@@ -41,12 +41,12 @@ pub enum Evidence {
     ETag,
 }
 
-/// A datablock whose archived copy is proven. Only verification makes one.
-#[derive(Debug)]
+/// A datablock whose archived copy is proven. Only verification makes one. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct VerifiedDatablock {
     pub(crate) address: ObjectAddress,
-    pub(crate) record: Datablock,
-    pub(crate) sources: Vec<ArchivedSource>,
+    pub(crate) record: Arc<Datablock>,
+    pub(crate) sources: Arc<[ArchivedSource]>,
     pub(crate) etag: ETag,
     evidence: Evidence,
 }
@@ -143,32 +143,32 @@ pub(crate) async fn verify(
         Verification::Auto if info.restore.is_readable() => Evidence::ReadBack,
         Verification::Auto | Verification::ETag => Evidence::ETag,
     };
-    let record = match evidence {
-        Evidence::ETag if info.etag == uploaded.expected => record,
+    match evidence {
+        Evidence::ETag if info.etag == uploaded.expected => {}
         Evidence::ETag => {
             return Err(VerifyError::Unprovable { address, expected: uploaded.expected, found: info.etag });
         }
         Evidence::ReadBack => {
             let reader =
                 SourceReader::new(Arc::clone(store), address.clone(), info.size, Some(info.etag.clone()));
-            read_back(reader, &address, record, cancel, meter).await?
+            read_back(reader, &address, &record, cancel, meter).await?;
         }
-    };
+    }
     Ok(VerifiedDatablock { address, record, sources, etag: info.etag, evidence })
 }
 
-/// Reads the tar and compares it with its record, which it hands back.
+/// Reads the tar and compares it with its record.
 async fn read_back(
     mut reader: SourceReader,
     address: &ObjectAddress,
-    record: Datablock,
+    record: &Arc<Datablock>,
     cancel: &CancellationToken,
     meter: &Meter,
-) -> Result<Datablock, VerifyError> {
+) -> Result<(), VerifyError> {
     let (sender, receiver) = mpsc::channel::<Bytes>(DEPTH);
+    let record = Arc::clone(record);
     let comparing = spawn_blocking(move || {
-        let result = compare(ChunkReader { receiver, current: Bytes::new() }, &record.data_file_list);
-        (result, record)
+        compare(ChunkReader { receiver, current: Bytes::new() }, &record.data_file_list)
     });
     let reading = async move {
         loop {
@@ -193,11 +193,9 @@ async fn read_back(
     let (read, compared) = tokio::join!(reading, comparing);
     read?;
     let content = |detail| VerifyError::Content { address: address.clone(), detail };
-    let (result, record) =
-        compared.map_err(|error| content(format!("the comparing thread failed: {error}")))?;
-    result.map_err(content)?;
+    compared.map_err(|error| content(format!("the comparing thread failed: {error}")))?.map_err(content)?;
     meter.add(0, 1);
-    Ok(record)
+    Ok(())
 }
 
 /// Compares an archive with the members it should have; tells the first difference.
