@@ -27,6 +27,12 @@ pub struct Deployment {
     /// Schedules are off.
     #[serde(default)]
     pub paused: bool,
+    /// Schedules, in Prefect's form, in any order.
+    #[serde(default)]
+    pub schedules: Vec<Value>,
+    /// Refuse runs whose parameters break the schema.
+    #[serde(default)]
+    pub enforce_parameter_schema: bool,
     /// Default parameters.
     #[serde(default)]
     pub parameters: Map<String, Value>,
