@@ -1,0 +1,237 @@
+//! One Prefect server on a free port, and the Python programs that talk to it.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::venv::Venv;
+use crate::process::{Command, Output, Process};
+
+const POLL: Duration = Duration::from_millis(200);
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Somebody else may take a port between our look and the server's bind; then another one is tried.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address to listen on; `0.0.0.0`, or the gateway of a container network, lets containers in.
+    pub host: IpAddr,
+    /// Auth string (`user:password`) that every client must bring.
+    pub auth: Option<SecretString>,
+    /// Whether the server demands CSRF tokens.
+    pub csrf: bool,
+    /// Further environment of the server.
+    pub env: Vec<(String, String)>,
+    /// How long the server may take until it is healthy.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([127, 0, 0, 1]),
+            auth: None,
+            csrf: false,
+            env: Vec::new(),
+            deadline: Duration::from_mins(3),
+        }
+    }
+}
+
+/// A running Prefect server. Dropping it kills its processes and removes its files.
+#[derive(Debug)]
+pub struct PrefectServer {
+    process: Process,
+    venv: Venv,
+    host: IpAddr,
+    port: u16,
+    auth: Option<SecretString>,
+    home: TempDir,
+}
+
+impl PrefectServer {
+    /// Starts a server and waits until it is healthy.
+    pub async fn start(options: Options) -> Result<Self> {
+        let venv = Venv::prepare().await?;
+        for _ in 1..PORT_ATTEMPTS {
+            if let Some(server) = Self::attempt(&venv, &options).await? {
+                return Ok(server);
+            }
+        }
+        Self::attempt(&venv, &options).await?.context("failed to find a free port for the Prefect server")
+    }
+
+    /// One attempt on one port; `None` when the port was taken meanwhile.
+    async fn attempt(venv: &Venv, options: &Options) -> Result<Option<Self>> {
+        let home = tempfile::Builder::new()
+            .prefix("ferryman-prefect-")
+            .tempdir()
+            .context("failed to make a home for the Prefect server")?;
+        let port = free_port(options.host)?;
+        let mut process = server_command(venv, options, home.path(), port).spawn()?;
+        let host = reached_at(options.host);
+        let url = format!("http://{}/api/health", SocketAddr::new(host, port));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .context("failed to make an HTTP client")?;
+        let deadline = Instant::now() + options.deadline;
+        loop {
+            if !process.is_running() {
+                if process.log().contains("already in use") {
+                    return Ok(None);
+                }
+                bail!("the Prefect server ended while starting; its log ends with:\n{}", process.tail(40));
+            }
+            let mut request = client.get(&url);
+            if let Some((user, password)) =
+                options.auth.as_ref().and_then(|a| a.expose_secret().split_once(':'))
+            {
+                request = request.basic_auth(user, Some(password));
+            }
+            if request.send().await.is_ok_and(|reply| reply.status().is_success()) {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "the Prefect server was not healthy after {:?}; its log ends with:\n{}",
+                    options.deadline,
+                    process.tail(40)
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(Some(Self { process, venv: venv.clone(), host, port, auth: options.auth.clone(), home }))
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Number of the server's process, which leads its process group.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Address of the API for programs on this machine.
+    pub fn api_url(&self) -> String {
+        format!("http://{}/api", SocketAddr::new(self.host, self.port))
+    }
+
+    /// Address of the API through another name of this machine, such as the gateway of a container network.
+    pub fn api_url_via(&self, host: &str) -> String {
+        format!("http://{host}:{}/api", self.port)
+    }
+
+    /// Address of the user interface.
+    pub fn ui_url(&self) -> String {
+        format!("http://{}", SocketAddr::new(self.host, self.port))
+    }
+
+    /// The auth string that clients must bring.
+    pub fn auth(&self) -> Option<&str> {
+        self.auth.as_ref().map(ExposeSecret::expose_secret)
+    }
+
+    /// The environment it runs from.
+    pub fn venv(&self) -> &Venv {
+        &self.venv
+    }
+
+    /// The file that holds its log.
+    pub fn log_path(&self) -> PathBuf {
+        self.home.path().join("server.log")
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.process.tail(lines)
+    }
+
+    /// Environment of a client of this server, ours or Python's: address, credentials, a home of its own.
+    pub fn client_env(&self) -> Vec<(String, String)> {
+        let mut env = vec![
+            ("PREFECT_API_URL".to_owned(), self.api_url()),
+            ("PREFECT_HOME".to_owned(), self.home.path().join("client").display().to_string()),
+            ("PREFECT_SERVER_ANALYTICS_ENABLED".to_owned(), "false".to_owned()),
+        ];
+        if let Some(auth) = self.auth() {
+            env.push(("PREFECT_API_AUTH_STRING".to_owned(), auth.to_owned()));
+        }
+        env
+    }
+
+    /// Runs the `prefect` command line against this server.
+    pub async fn prefect(&self, args: &[&str], deadline: Duration) -> Result<Output> {
+        self.client_command(self.venv.bin("prefect")).args(args).output(deadline).await
+    }
+
+    /// Runs a piece of Python against this server; `args` are its `sys.argv[1:]`.
+    pub async fn python(&self, code: &str, args: &[&str], deadline: Duration) -> Result<Output> {
+        self.client_command(self.venv.python()).args(["-c", code]).args(args).output(deadline).await
+    }
+
+    /// Starts the Python worker of type docker on a pool. It logs into the server's directory.
+    pub fn start_python_worker(&self, pool: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+        self.client_command(self.venv.bin("prefect"))
+            .args(["worker", "start", "--type", "docker", "--pool", pool])
+            .args(args)
+            .envs(env.iter().copied())
+            .log_to(self.home.path().join(format!("worker-{pool}.log")))
+            .spawn()
+    }
+
+    /// Stops the server and removes its files.
+    pub async fn stop(self) -> Result<()> {
+        self.process.stop(STOP_GRACE).await.context("failed to stop the Prefect server")?;
+        self.home.close().context("failed to remove the files of the Prefect server")
+    }
+
+    fn client_command(&self, program: PathBuf) -> Command {
+        Command::new(program).envs(self.client_env()).current_dir(self.home.path())
+    }
+}
+
+fn server_command(venv: &Venv, options: &Options, home: &Path, port: u16) -> Command {
+    let api_url = format!("http://{}/api", SocketAddr::new(reached_at(options.host), port));
+    let command = Command::new(venv.bin("prefect"))
+        .args(["server", "start", "--host", &options.host.to_string(), "--port", &port.to_string()])
+        .env("PREFECT_HOME", home)
+        .env("PREFECT_API_URL", &api_url)
+        // Without it the pages of the user interface look for the API on the default port.
+        .env("PREFECT_UI_API_URL", &api_url)
+        // Several servers may share one environment; each writes its own copy of the pages.
+        .env("PREFECT_SERVER_UI_STATIC_DIRECTORY", home.join("ui"))
+        .env("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        .env("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", options.csrf.to_string())
+        .current_dir(home)
+        .log_to(home.join("server.log"));
+    let command = match &options.auth {
+        Some(auth) => command
+            .env("PREFECT_SERVER_API_AUTH_STRING", auth.expose_secret())
+            .env("PREFECT_API_AUTH_STRING", auth.expose_secret()),
+        None => command,
+    };
+    command.envs(options.env.iter().cloned())
+}
+
+/// The address under which this machine reaches a server that listens on `host`.
+fn reached_at(host: IpAddr) -> IpAddr {
+    if host.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { host }
+}
+
+/// A port that is free at this moment.
+fn free_port(host: IpAddr) -> Result<u16> {
+    let listener =
+        TcpListener::bind((host, 0)).with_context(|| format!("failed to find a free port on {host}"))?;
+    Ok(listener.local_addr().context("failed to read the free port")?.port())
+}
