@@ -1,1 +1,36 @@
-//! End-to-end tests, the demo and the measurements: the whole of Ferryman against real servers.
+//! The whole of Ferryman against real servers: the demo, the measurements, and what the end-to-end tests
+//! share.
+//!
+//! - [`programs`] finds our binaries, [`images`] puts them into images without a registry.
+//! - [`stack`] starts everything that one installation consists of, and removes it again.
+//! - [`dataset`] is a directory on its way through: uploaded as an ingestor would, compared byte for byte.
+//! - [`local`] is the same without containers, for measurements and tests of single flows.
+//! - [`runs`] triggers and watches flow runs as SciCat's side of the system does.
+//! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
+//! - [`demo`] and [`measure`] are the two programs made of these.
+
+pub mod cli;
+pub mod containers;
+pub mod dataset;
+pub mod demo;
+pub mod images;
+pub mod local;
+pub mod measure;
+pub mod outside;
+pub mod programs;
+pub mod runs;
+pub mod s3;
+pub mod stack;
+pub mod summary;
+
+/// Tells the person at the terminal.
+#[expect(clippy::print_stderr, reason = "this is the one place that does")]
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Gives a result to whoever reads standard output.
+#[expect(clippy::print_stdout, reason = "this is the one place that does")]
+pub(crate) fn print(text: &str) {
+    println!("{text}");
+}

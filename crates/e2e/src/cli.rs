@@ -1,0 +1,105 @@
+//! The command line of `ferryman-stack`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use testkit::docker::Engine;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::images::Images;
+use crate::programs::Programs;
+use crate::{demo, measure, print, say};
+
+#[derive(Debug, Parser)]
+#[command(name = "ferryman-stack", about = "The demo, the measurements and the images of Ferryman.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Archive a directory and bring it back.
+    Demo {
+        /// The directory; the files of the checkout if absent.
+        #[arg(long)]
+        dataset: Option<PathBuf>,
+        /// Leave everything running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+        /// The summary as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure ours beside the Python peer.
+    Measure {
+        /// Only this measurement.
+        name: Option<String>,
+        /// One JSON object per figure.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build the images.
+    Images {
+        /// Their tag.
+        #[arg(long)]
+        tag: String,
+    },
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")
+        .and_then(|runtime| runtime.block_on(run(command)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo { dataset, keep, json } => {
+            let options = demo::Options { dataset, keep, quiet: json };
+            let summary = Box::pin(demo::run(&options, interrupted()?)).await?;
+            if json {
+                print(&serde_json::to_string(&summary)?);
+            } else {
+                say(&summary.text());
+            }
+        }
+        Command::Measure { name, json } => {
+            Box::pin(measure::run(name.as_deref(), json, interrupted()?)).await?;
+        }
+        Command::Images { tag } => {
+            let (engine, programs) = (Engine::connect().await?, Programs::find()?);
+            let images = Images::build(&engine, &programs, &tag, true).await?;
+            images.build_servers(&engine, &programs).await?;
+            for name in images.all() {
+                let mebibytes = engine.image_size(name).await? >> 20;
+                print(&format!("{name} {mebibytes} MiB"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Resolves at SIGINT or SIGTERM.
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

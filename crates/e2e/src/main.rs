@@ -1,0 +1,7 @@
+//! `ferryman-stack`: what `cargo xtask demo`, `measure` and `images` hand over to.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    e2e::cli::main()
+}

@@ -1,0 +1,87 @@
+//! Flow runs as the neighbours of the system see them: triggered by deployment, watched until they end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
+use prefect_api::id::FlowRunId;
+use prefect_api::state::StateType;
+use prefect_client::{Client, Settings, settings::Inputs};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+/// How often a run is looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// A client of this API, with these variables beside its address.
+pub fn client(api_url: &str, more: &[(String, String)]) -> Result<Client> {
+    let mut environment: std::collections::BTreeMap<_, _> = more.iter().cloned().collect();
+    environment.insert("PREFECT_API_URL".to_owned(), api_url.to_owned());
+    let directory = std::path::PathBuf::from("/nonexistent");
+    Ok(Client::new(&Settings::resolve(&Inputs { environment, directory })?)?)
+}
+
+/// Makes a run of `flow/deployment`.
+pub async fn trigger(client: &Client, flow: &str, deployment: &str, parameters: Value) -> Result<FlowRun> {
+    let found = client.read_deployment_by_name(flow, deployment).await?;
+    let found = found.with_context(|| format!("there is no deployment {flow}/{deployment}"))?;
+    let Value::Object(parameters) = parameters else { bail!("parameters have to be an object") };
+    let run = NewDeploymentRun { parameters, ..NewDeploymentRun::default() };
+    Ok(client.create_deployment_run(found.id, &run).await?)
+}
+
+/// Waits until a run has ended, telling each state that it is seen in. A run that waits for somebody to resume
+/// it has not.
+pub async fn wait(
+    client: &Client,
+    id: FlowRunId,
+    deadline: Duration,
+    mut saw: impl FnMut(&FlowRun),
+) -> Result<FlowRun> {
+    let started = Instant::now();
+    let mut last = String::new();
+    loop {
+        let run = client.read_flow_run(id).await?;
+        let name = run.state_name.clone().unwrap_or_default();
+        if name != last {
+            saw(&run);
+            last = name;
+        }
+        if run.state_type.is_some_and(StateType::is_final) {
+            return Ok(run);
+        }
+        if started.elapsed() > deadline {
+            bail!("the flow run {} is still {last} after {} s", run.name, deadline.as_secs());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The run's message and its log, for the reader of a failure.
+pub async fn explain(client: &Client, run: &FlowRun) -> String {
+    let message = run.state.as_ref().and_then(|state| state.message.clone()).unwrap_or_default();
+    let logs = logs(client, run.id).await.unwrap_or_default();
+    let tail: Vec<_> = logs.iter().rev().take(30).rev().map(|line| format!("  {line}")).collect();
+    format!("{} is {}: {message}\n{}", run.name, run.state_name.as_deref().unwrap_or("?"), tail.join("\n"))
+}
+
+/// The lines of a run's log, oldest first.
+pub async fn logs(client: &Client, id: FlowRunId) -> Result<Vec<String>> {
+    let filter = json!({"logs": {"flow_run_id": {"any_": [id]}}, "sort": "TIMESTAMP_ASC", "limit": 200});
+    let lines = client.filter_logs(&filter).await?;
+    Ok(lines.iter().filter_map(|line| Some(line.get("message")?.as_str()?.to_owned())).collect())
+}
+
+/// The states that a run went through, oldest first.
+pub async fn states(client: &Client, id: FlowRunId) -> Result<Vec<String>> {
+    let states = client.get_json(&format!("flow_run_states/?flow_run_id={id}")).await?;
+    let mut states: Vec<Map<String, Value>> = serde_json::from_value(states)?;
+    states.sort_by_key(|state| state.get("timestamp").map(ToString::to_string));
+    Ok(states.iter().filter_map(|state| Some(state.get("name")?.as_str()?.to_owned())).collect())
+}
+
+/// The subflow runs of a run, in the order of their start.
+pub async fn subflows(client: &Client, id: FlowRunId) -> Result<Vec<FlowRun>> {
+    let filter = json!({"flow_runs": {"parent_flow_run_id": {"any_": [id]}}, "sort": "START_TIME_ASC"});
+    Ok(client.filter_flow_runs(&filter).await?)
+}

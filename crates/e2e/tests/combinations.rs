@@ -1,0 +1,144 @@
+//! Our worker and our runtime in the place of Python's, and beside them: all four combinations.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use e2e::dataset::Dataset;
+use e2e::local::{archive_prefix, landing_prefix};
+use e2e::programs::Programs;
+use e2e::stack::{ARCHIVE, LANDING_ZONE, POOLS, Servers, Stack, remove_leftovers};
+use e2e::{containers, outside, runs, s3};
+use prefect_api::deployment::{DeploymentSettings, NewDeployment};
+use prefect_api::flow_run::FlowRun;
+use prefect_api::state::StateType;
+use serde_json::{Value, json};
+use testkit::docker::{Engine, python_image};
+use testkit::process::Process;
+
+const RUN: Duration = Duration::from_mins(5);
+
+/// A stack with its bootstrap done and no worker.
+async fn stack(stem: &str) -> (Arc<Engine>, Stack) {
+    let engine = Arc::new(Engine::connect().await.unwrap());
+    let network = engine.name(stem);
+    let servers = Servers::start(Arc::clone(&engine), &network).await.unwrap();
+    let stack = servers.with_images(&Programs::find().unwrap(), &network).await.unwrap();
+    stack.bootstrap().await.unwrap();
+    (engine, stack)
+}
+
+async fn end(engine: Arc<Engine>, stack: Stack, worker: Option<Process>) {
+    if let Some(worker) = worker {
+        worker.stop(Duration::from_secs(20)).await.unwrap();
+    }
+    let network = stack.network.clone();
+    stack.stop().await.unwrap();
+    remove_leftovers(&engine, &network).await.unwrap();
+}
+
+fn python_worker(stack: &Stack) -> Process {
+    let e2e::stack::Server::Ours(server) = &stack.server else { panic!("the tests bring their own server") };
+    server.start_python_worker(POOLS[0], &[], &[("PREFECT_WORKER_QUERY_SECONDS", "2")]).unwrap()
+}
+
+async fn completed(stack: &Stack, run: &FlowRun, worker_log: impl Future<Output = String>) -> FlowRun {
+    match runs::wait(&stack.prefect, run.id, RUN, |_| {}).await {
+        Ok(ended) if ended.state_type == Some(StateType::Completed) => ended,
+        Ok(ended) => panic!("{}", runs::explain(&stack.prefect, &ended).await),
+        Err(error) => panic!("{error:#}; the worker says:\n{}", worker_log.await),
+    }
+}
+
+/// Archives a small dataset and checks it from outside.
+async fn archive(stack: &Stack, worker_log: impl Future<Output = String>) {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("a file.txt"), "bytes").unwrap();
+    let dataset = Dataset::of_directory(files.path()).unwrap();
+    let client = s3::client(&stack.s3.endpoint(), stack.s3.access_key(), stack.s3.secret_key());
+    let pid = "20.500.12345/combination";
+    stack.scicat.catalogue().create_dataset(pid);
+    stack.scicat.catalogue().add_origdatablock(pid, &dataset.claims());
+    dataset.upload(&client, LANDING_ZONE, &landing_prefix(pid), |_| {}).await.unwrap();
+    let job = stack.scicat.catalogue().create_job("archive", &[pid]);
+    let parameters = json!({"job_id": job});
+    let run =
+        runs::trigger(&stack.prefect, "archive_datasetlist", "datasets_archival", parameters).await.unwrap();
+    let ended = completed(stack, &run, worker_log).await;
+    assert_eq!(ended.name, format!("archive_datasetlist-job_id-{job}"));
+    let unpacked = tempfile::tempdir().unwrap();
+    outside::unpack_archive(&client, ARCHIVE, &archive_prefix(pid), unpacked.path()).await.unwrap();
+    dataset.compare(unpacked.path()).unwrap();
+    let job = stack.scicat.catalogue().job(&job).unwrap();
+    assert_eq!(job["statusMessage"], "finishedSuccessful");
+    let lifecycle = stack.scicat.catalogue().lifecycle(pid).unwrap();
+    assert_eq!(lifecycle["archiveStatusMessage"], "datasetOnArchiveDisk");
+    assert_container_was_told(stack, &run).await;
+}
+
+/// Runs a Python flow in a container of the Python image.
+async fn greet(stack: &Stack, image: &str, worker_log: impl Future<Output = String>) {
+    let flow_id = stack.prefect.create_flow("greet").await.unwrap().id;
+    let job_variables = json!({"image": image, "image_pull_policy": "Never", "networks": [stack.network]});
+    let Value::Object(job_variables) = job_variables else { unreachable!() };
+    let settings = DeploymentSettings {
+        parameter_openapi_schema: json!({"type": "object", "properties": {"name": {"type": "string"}}}),
+        work_pool_name: Some(POOLS[0].to_owned()),
+        entrypoint: Some("flow.py:greet".to_owned()),
+        pull_steps: Some(vec![
+            json!({"prefect.deployments.steps.set_working_directory": {"directory": "/opt/flow"}}),
+        ]),
+        job_variables,
+        ..DeploymentSettings::default()
+    };
+    let deployment =
+        NewDeployment { name: "python".to_owned(), flow_id, settings, enforce_parameter_schema: true };
+    stack.prefect.create_deployment(&deployment).await.unwrap();
+    let run = runs::trigger(&stack.prefect, "greet", "python", json!({"name": "Ferryman"})).await.unwrap();
+    completed(stack, &run, worker_log).await;
+    assert_container_was_told(stack, &run).await;
+}
+
+/// What every worker leaves with a run: the container's id, and labels on the container.
+async fn assert_container_was_told(stack: &Stack, run: &FlowRun) {
+    let run = stack.prefect.read_flow_run(run.id).await.unwrap();
+    let ids = containers::of_run(stack.engine.api(), run.id).await.unwrap();
+    assert_eq!(ids.len(), 1, "one container for one run");
+    let pid = run.infrastructure_pid.unwrap();
+    assert_eq!(pid.rsplit_once(':').unwrap().1, ids[0]);
+    assert_eq!(run.labels["prefect.worker.type"], "docker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_worker_runs_our_runtime() {
+    let (engine, mut stack) = stack("ours-ours").await;
+    stack.start_worker(POOLS[0]).await.unwrap();
+    archive(&stack, stack.worker_log()).await;
+    end(engine, stack, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_worker_runs_our_runtime() {
+    let (engine, stack) = stack("python-ours").await;
+    let worker = python_worker(&stack);
+    archive(&stack, async { worker.log() }).await;
+    end(engine, stack, Some(worker)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_worker_runs_the_python_runtime() {
+    let (engine, mut stack) = stack("ours-python").await;
+    let image = python_image(&engine, &testkit::prefect::Venv::prepare().await.unwrap()).await.unwrap();
+    stack.start_worker(POOLS[0]).await.unwrap();
+    greet(&stack, &image, stack.worker_log()).await;
+    end(engine, stack, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_worker_runs_the_python_runtime() {
+    let (engine, stack) = stack("python-python").await;
+    let image = python_image(&engine, &testkit::prefect::Venv::prepare().await.unwrap()).await.unwrap();
+    let worker = python_worker(&stack);
+    greet(&stack, &image, async { worker.log() }).await;
+    end(engine, stack, Some(worker)).await;
+}
