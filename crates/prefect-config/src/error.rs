@@ -174,8 +174,14 @@ pub enum Error {
     Report(#[from] std::io::Error),
 }
 
+/// Each variable once, with the first place that uses it.
 fn list(variables: &[(String, Place)]) -> String {
-    let entries: Vec<_> = variables.iter().map(|(name, place)| format!("{name} (in {place})")).collect();
+    let mut entries: Vec<String> = Vec::new();
+    for (index, (name, place)) in variables.iter().enumerate() {
+        if variables.iter().take(index).all(|(before, _)| before != name) {
+            entries.push(format!("{name} (in {place})"));
+        }
+    }
     entries.join(", ")
 }
 

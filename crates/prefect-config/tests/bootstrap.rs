@@ -386,7 +386,7 @@ deployments:
 - name: d
   entrypoint: f
   concurrency_limit: 3
-  schedules: [{cron: '0 3 * * *', active: false}, {interval: 3600, parameters: {a: 1}}]
+  schedules: [{cron: '0 3 * * *', active: false}, {interval: 3600, parameters: {a: 1}}, {rrule: 'FREQ=DAILY'}]
   work_pool: {name: archival-docker-workpool}
 ";
     setup.write("prefect.yaml", yaml);

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::section::Section;
 use crate::{Error, Place, file};
 
-/// Flows of the Python archiver that do not have the name of their function.
-const PYTHON_FUNCTIONS: [(&str, &str); 3] = [
+/// The functions of the Python archiver, and the flows that they say they are.
+const PYTHON_FUNCTIONS: [(&str, &str); 4] = [
     ("archive_datasets_flow", "archive_datasetlist"),
     ("retrieve_datasets_flow", "retrieve_datasetlist"),
     ("create_test_dataset_flow", "create_test_dataset"),
+    ("end_to_end_test_flow", "end_to_end_test_flow"),
 ];
 
 /// Flows and the JSON schemas of their parameters.

@@ -161,7 +161,10 @@ impl Schedule {
 fn same(wanted: &Value, found: &Value) -> bool {
     let number = |value: &Value| value.as_f64();
     let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    // A recurrence without a start is given one, in a line of its own before it.
+    let started = found.as_str().and_then(|text| text.strip_prefix("DTSTART")?.split_once('\n'));
     wanted == found
+        || started.is_some_and(|(_, rule)| wanted == rule)
         || (number(wanted).is_some() && number(wanted) == number(found))
         || (time(wanted).is_some() && time(wanted) == time(found))
 }

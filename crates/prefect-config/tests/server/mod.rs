@@ -182,6 +182,10 @@ fn shown_deployment(body: Value) -> Value {
         for schedule in schedules {
             let when = schedule["schedule"].as_object_mut().unwrap();
             when.entry("timezone").or_insert_with(|| json!("UTC"));
+            if let Some(rule) = when.get("rrule").and_then(Value::as_str) {
+                let started = format!("DTSTART:20200101T000000\n{rule}");
+                when.insert("rrule".to_owned(), json!(started));
+            }
         }
     }
     if shown.get("work_queue_name").is_none_or(Value::is_null) {

@@ -70,6 +70,10 @@ fn what_the_server_added_makes_no_difference() {
     let anchored = |anchor: &str| schedule(json!({"interval": 3600, "anchor_date": anchor})).unwrap();
     assert!(anchored("2026-11-22T05:36:33.115890+01:00").is_at(&shown(true)));
     assert!(!anchored("2026-11-22").is_at(&shown(true)));
+    let daily = schedule(json!({"rrule": "FREQ=DAILY"})).unwrap();
+    let recurrence = |rule: &str| json!({"parameters": {}, "schedule": {"rrule": rule, "timezone": "UTC"}});
+    assert!(daily.is_at(&recurrence("DTSTART:20200101T000000\nFREQ=DAILY")));
+    assert!(!daily.is_at(&recurrence("DTSTART:20200101T000000\nFREQ=HOURLY")));
     assert!(!schedule(json!({"interval": 60})).unwrap().is_at(&shown(true)));
     assert!(!schedule(json!({"interval": 3600, "slug": "s"})).unwrap().is_at(&shown(true)));
     assert!(!schedule(json!({"interval": 3600, "parameters": {"n": 1}})).unwrap().is_at(&shown(true)));
