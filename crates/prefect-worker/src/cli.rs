@@ -2,7 +2,7 @@
 //! is called `prefect`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -227,7 +227,11 @@ fn start_logging(settings: &Settings) {
         std::env::var("RUST_LOG")
             .unwrap_or_else(|_| format!("warn,prefect_worker={level},prefect_client={level}")),
     );
-    let installed = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init();
+    let installed = tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .try_init();
     if installed.is_err() {
         tracing::debug!("logging was set up before");
     }

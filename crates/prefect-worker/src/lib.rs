@@ -18,6 +18,8 @@ mod pool;
 mod run_log;
 mod slug;
 mod submission;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use error::Error;

@@ -183,7 +183,7 @@ impl Unit {
         self.propose_submitting(state).await;
 
         self.interruptible(shared.launcher.prepare(&job)).await??;
-        let infrastructure = self.create(&job, &subject, log).await?;
+        let infrastructure = self.create(&job, &subject).await?;
         let created = shared.events.container(&subject, &infrastructure, "created", None).await;
         self.store_pid(&infrastructure, log).await;
         if let Err(reason) = self.start(&infrastructure).await {
@@ -199,14 +199,13 @@ impl Unit {
         Ok(Launched { infrastructure, subject, submitted, last_event })
     }
 
-    async fn create(&self, job: &Job, subject: &Subject, log: &RunLog) -> Result<Infrastructure, Unlaunched> {
+    async fn create(&self, job: &Job, subject: &Subject) -> Result<Infrastructure, Unlaunched> {
         match self.shared.launcher.create(job).await {
             Ok(infrastructure) => {
                 tracing::info!(flow_run.id = %self.run.id, infra.id = infrastructure.id, name = infrastructure.name, "container created");
                 Ok(infrastructure)
             }
             Err(error) => {
-                log.warn(&format!("Container creation failed: {}", chain(&error)));
                 self.shared.events.creation_failed(subject).await;
                 Err(error.into())
             }

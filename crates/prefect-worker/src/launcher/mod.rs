@@ -45,6 +45,23 @@ pub struct Job {
     pub configuration: Map<String, Value>,
 }
 
+impl Job {
+    /// A job that only has a name and a command; the fields are there for the rest.
+    pub fn new(flow_run_id: FlowRunId, name: impl Into<String>, command: impl Into<String>) -> Self {
+        Self {
+            flow_run_id,
+            work_pool: String::new(),
+            worker: String::new(),
+            name: name.into(),
+            command: command.into(),
+            base_env: BTreeMap::new(),
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            configuration: Map::new(),
+        }
+    }
+}
+
 impl fmt::Debug for Job {
     // Environment and configuration may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,9 +85,15 @@ pub struct Infrastructure {
     pub pid: String,
 }
 
+impl Infrastructure {
+    /// Infrastructure under its id, its name, and the id as the server stores it.
+    pub fn new(id: impl Into<String>, name: impl Into<String>, pid: impl Into<String>) -> Self {
+        Self { id: id.into(), name: name.into(), pid: pid.into() }
+    }
+}
+
 /// How infrastructure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Outcome {
     /// Its process ended.
     Exited {
@@ -156,9 +179,6 @@ pub trait Launcher: fmt::Debug + Send + Sync {
 
     /// The base job template that a new pool of this kind gets.
     fn default_template(&self) -> BaseJobTemplate;
-
-    /// The integration's name and version that workers of this kind tell the server.
-    fn integration(&self) -> (&'static str, &'static str);
 
     /// Checks that jobs can be run at all.
     async fn check(&self) -> Result<(), LaunchError>;

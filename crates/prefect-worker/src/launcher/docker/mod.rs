@@ -17,8 +17,8 @@ use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
 use bollard::models::NetworkConnectRequest;
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, ListContainersOptions, RemoveContainerOptions,
-    StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, CreateImageOptions, InspectNetworkOptions, ListContainersOptions,
+    RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
@@ -146,6 +146,21 @@ impl DockerLauncher {
         Err(LaunchError::Engine { action: "create the container", message: "no free name".to_owned() })
     }
 
+    /// The engine takes a container for networks that do not exist, and fails when it is to start.
+    async fn check_networks(&self, networks: &[String]) -> Result<(), LaunchError> {
+        for network in networks {
+            match self.docker().inspect_network(network, None::<InspectNetworkOptions>).await {
+                Ok(_) => {}
+                Err(Refused { status_code: 404, .. }) => {
+                    let message = format!("networks names {network:?}, which does not exist on this engine");
+                    return Err(LaunchError::Configuration { message });
+                }
+                Err(error) => return Err(self.engine.error("inspect the network", error)),
+            }
+        }
+        Ok(())
+    }
+
     async fn connect_networks(&self, id: &str, networks: &[String]) -> Result<(), LaunchError> {
         for network in networks {
             let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: None };
@@ -175,10 +190,6 @@ impl Launcher for DockerLauncher {
         default_template()
     }
 
-    fn integration(&self) -> (&'static str, &'static str) {
-        ("prefect-docker", "0.7.3")
-    }
-
     async fn check(&self) -> Result<(), LaunchError> {
         self.docker().ping().await.map(drop).map_err(|error| self.engine.error("ask the engine", error))
     }
@@ -196,6 +207,7 @@ impl Launcher for DockerLauncher {
         let config = DockerConfig::parse(&job.configuration)?;
         let plan = container::plan(job, &config, self.engine.host_gateway)?;
         let networks = plan.further_networks.clone();
+        self.check_networks(&config.networks).await?;
         self.clear_unstarted(job).await?;
         let infrastructure = self.create_named(plan).await?;
         if let Err(error) = self.connect_networks(&infrastructure.id, &networks).await {

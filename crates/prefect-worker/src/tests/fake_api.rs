@@ -1,0 +1,286 @@
+//! As much of a Prefect server as a worker talks to, without WebSockets: one pool, one deployment, its runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::routing::{get, patch, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::{DEADLINE, Journal};
+
+/// Every record but runs and states has this id.
+const ID: Uuid = Uuid::nil();
+
+type Reply = (StatusCode, Json<Value>);
+type Shared = State<Arc<Server>>;
+
+pub(super) struct FakeApi {
+    server: Arc<Server>,
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+struct Server {
+    journal: Journal,
+    records: Mutex<Records>,
+    polls: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Records {
+    pool: Option<Value>,
+    deployment_gone: bool,
+    runs: BTreeMap<Uuid, Value>,
+    reject_claims: bool,
+    demand_credentials: bool,
+    /// The next proposal of this state gets a 500.
+    fail_next: Option<String>,
+}
+
+impl Drop for FakeApi {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FakeApi {
+    pub(super) async fn start(journal: Journal) -> Self {
+        let pool = json!({"id": ID, "name": "pool", "type": "docker", "base_job_template": {}});
+        let records = Mutex::new(Records { pool: Some(pool), ..Records::default() });
+        let server = Arc::new(Server { journal, records, polls: watch::Sender::new(0) });
+        let guard = middleware::from_fn_with_state(Arc::clone(&server), demand_credentials);
+        let router = Router::new()
+            .route(
+                "/api/csrf-token",
+                get(|| async {
+                    answer(
+                        StatusCode::UNPROCESSABLE_ENTITY,
+                        json!({"detail": "CSRF protection is disabled."}),
+                    )
+                }),
+            )
+            .route("/api/work_pools/", post(create_pool))
+            .route("/api/work_pools/pool", get(read_pool).patch(change_pool))
+            .route("/api/work_pools/pool/workers/heartbeat", post(heartbeat))
+            .route("/api/work_pools/pool/queues/filter", post(|| async { ok(json!([])) }))
+            .route("/api/work_pools/pool/get_scheduled_flow_runs", post(poll))
+            .route("/api/deployments/{id}", get(read_deployment))
+            .route("/api/flows/{id}", get(|| async { ok(json!({"id": ID, "name": "flow"})) }))
+            .route("/api/flow_runs/filter", post(filter_runs))
+            .route("/api/flow_runs/{id}", get(read_run).patch(change_run))
+            .route("/api/flow_runs/{id}/labels", patch(label_run))
+            .route("/api/flow_runs/{id}/set_state", post(set_state))
+            .route("/api/logs/", post(|| async { (StatusCode::CREATED, Json(Value::Null)) }))
+            .route("/api/events", post(|| async { StatusCode::NO_CONTENT }))
+            .layer(guard)
+            .with_state(Arc::clone(&server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { server, port, task }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/api", self.port)
+    }
+
+    /// A run that is due.
+    pub(super) fn schedule(&self, job_variables: Value) -> Uuid {
+        let id = Uuid::now_v7();
+        let run = json!({
+            "id": id, "name": "blue-owl", "flow_id": ID, "deployment_id": ID, "run_count": 0,
+            "job_variables": job_variables, "state_type": "SCHEDULED", "state_name": "Scheduled",
+        });
+        self.records(|records| records.runs.insert(id, run));
+        id
+    }
+
+    /// Somebody cancels a run.
+    pub(super) fn cancel(&self, id: Uuid) {
+        self.enter(id, "CANCELLING");
+    }
+
+    /// What runs inside the infrastructure reports.
+    pub(super) fn report_running(&self, id: Uuid) {
+        self.enter(id, "RUNNING");
+        self.records(|records| records.runs.get_mut(&id).unwrap()["run_count"] = json!(1));
+    }
+
+    pub(super) fn delete_deployment(&self) {
+        self.records(|records| records.deployment_gone = true);
+    }
+
+    pub(super) fn delete_pool(&self) {
+        self.records(|records| records.pool = None);
+    }
+
+    pub(super) fn change_pool(&self, change: Value) {
+        self.records(|records| merge(records.pool.as_mut().unwrap(), change));
+    }
+
+    pub(super) fn reject_claims(&self) {
+        self.records(|records| records.reject_claims = true);
+    }
+
+    pub(super) fn demand_credentials(&self) {
+        self.records(|records| records.demand_credentials = true);
+    }
+
+    pub(super) fn fail_next(&self, state: &str) {
+        self.records(|records| records.fail_next = Some(state.to_owned()));
+    }
+
+    /// Waits for so many polls from now.
+    pub(super) async fn polls(&self, count: usize) {
+        let mut polls = self.server.polls.subscribe();
+        let goal = *polls.borrow() + count;
+        let polled = tokio::time::timeout(DEADLINE, polls.wait_for(|polls| *polls >= goal)).await;
+        assert!(polled.is_ok(), "the worker does not poll");
+    }
+
+    fn enter(&self, id: Uuid, kind: &str) {
+        self.records(|records| merge(records.runs.get_mut(&id).unwrap(), state_of(kind, kind)));
+    }
+
+    fn records<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
+        change(&mut self.server.records.lock().unwrap())
+    }
+}
+
+fn answer(status: StatusCode, body: Value) -> Reply {
+    (status, Json(body))
+}
+
+fn ok(body: Value) -> Reply {
+    answer(StatusCode::OK, body)
+}
+
+fn not_found() -> Reply {
+    answer(StatusCode::NOT_FOUND, json!({"detail": "not found"}))
+}
+
+fn merge(record: &mut Value, change: Value) {
+    if let (Value::Object(record), Value::Object(change)) = (record, change) {
+        record.extend(change);
+    }
+}
+
+fn state_of(kind: &str, name: &str) -> Value {
+    let state =
+        json!({"id": Uuid::now_v7(), "type": kind, "name": name, "timestamp": "2026-11-22T04:42:18Z"});
+    json!({"state_type": kind, "state_name": name, "state": state})
+}
+
+async fn demand_credentials(
+    State(server): Shared,
+    request: axum::extract::Request,
+    next: middleware::Next,
+) -> axum::response::Response {
+    use axum::response::IntoResponse as _;
+    if server.records.lock().unwrap().demand_credentials {
+        return answer(StatusCode::UNAUTHORIZED, json!({"exception_message": "Unauthorized"}))
+            .into_response();
+    }
+    next.run(request).await
+}
+
+async fn read_pool(State(server): Shared) -> Reply {
+    server.records.lock().unwrap().pool.clone().map_or_else(not_found, ok)
+}
+
+async fn create_pool(State(server): Shared, Json(mut pool): Json<Value>) -> Reply {
+    server.journal.write(format!("create pool {}", pool["type"].as_str().unwrap()));
+    assert!(pool["base_job_template"]["job_configuration"]["image"].is_string());
+    merge(&mut pool, json!({"id": ID}));
+    server.records.lock().unwrap().pool = Some(pool.clone());
+    answer(StatusCode::CREATED, pool)
+}
+
+async fn change_pool(State(server): Shared, Json(change): Json<Value>) -> StatusCode {
+    server.journal.write("give the pool a template");
+    merge(server.records.lock().unwrap().pool.as_mut().unwrap(), change);
+    StatusCode::NO_CONTENT
+}
+
+async fn heartbeat(State(server): Shared, Json(body): Json<Value>) -> StatusCode {
+    let name = body["name"].as_str().unwrap();
+    server.journal.write(format!("heartbeat {name} {}", body["heartbeat_interval_seconds"]));
+    StatusCode::NO_CONTENT
+}
+
+async fn poll(State(server): Shared) -> Reply {
+    server.polls.send_modify(|polls| *polls += 1);
+    let records = server.records.lock().unwrap();
+    let due = records.runs.values().filter(|run| run["state_type"] == "SCHEDULED");
+    let due = due.map(|run| json!({"work_pool_id": ID, "work_queue_id": ID, "flow_run": run}));
+    ok(due.collect())
+}
+
+async fn read_deployment(State(server): Shared) -> Reply {
+    if server.records.lock().unwrap().deployment_gone {
+        return not_found();
+    }
+    ok(json!({"id": ID, "name": "dep", "flow_id": ID, "job_variables": {"image": "i:1"}}))
+}
+
+async fn read_run(State(server): Shared, Path(id): Path<Uuid>) -> Reply {
+    server.journal.write("read run");
+    server.records.lock().unwrap().runs.get(&id).cloned().map_or_else(not_found, ok)
+}
+
+async fn filter_runs(State(server): Shared, Json(filter): Json<Value>) -> Reply {
+    server.journal.write("asked who is cancelling");
+    assert_eq!(filter["flow_runs"]["state"]["type"]["any_"], json!(["CANCELLING"]));
+    let records = server.records.lock().unwrap();
+    ok(records.runs.values().filter(|run| run["state_type"] == "CANCELLING").cloned().collect())
+}
+
+async fn change_run(State(server): Shared, Path(id): Path<Uuid>, Json(change): Json<Value>) -> StatusCode {
+    server.journal.write(format!("change run {change}"));
+    merge(server.records.lock().unwrap().runs.get_mut(&id).unwrap(), change);
+    StatusCode::NO_CONTENT
+}
+
+async fn label_run(State(server): Shared, Json(labels): Json<Value>) -> StatusCode {
+    server.journal.write(format!("label run {labels}"));
+    StatusCode::NO_CONTENT
+}
+
+async fn set_state(State(server): Shared, Path(id): Path<Uuid>, Json(body): Json<Value>) -> Reply {
+    let text = |field: &str| body["state"][field].as_str().unwrap_or_default().to_owned();
+    let (kind, name) = (text("type"), text("name"));
+    let force = if body["force"] == true { " force" } else { "" };
+    let entry = format!("state {kind} {name} {}{force}", text("message"));
+    let mut records = server.records.lock().unwrap();
+    if records.fail_next.as_ref() == Some(&kind) {
+        records.fail_next = None;
+        server.journal.write(format!("refused: {entry}"));
+        return answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            json!({"exception_message": "Internal Server Error"}),
+        );
+    }
+    if records.reject_claims && name == "Pending" {
+        let state = state_of("CANCELLED", "Cancelled")["state"].clone();
+        records.runs.remove(&id);
+        server.journal.write(format!("rejected: {entry}"));
+        return ok(
+            json!({"status": "REJECT", "state": state, "details": {"type": "reject_details", "reason": "full"}}),
+        );
+    }
+    let change = state_of(&kind, &name);
+    merge(records.runs.get_mut(&id).unwrap(), change.clone());
+    server.journal.write(entry.trim_end());
+    answer(
+        StatusCode::CREATED,
+        json!({"status": "ACCEPT", "state": change["state"], "details": {"type": "accept_details"}}),
+    )
+}

@@ -1,0 +1,107 @@
+//! A launcher whose infrastructure exists on paper.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prefect_api::work_pool::BaseJobTemplate;
+use tokio::sync::watch;
+
+use super::{DEADLINE, Journal};
+use crate::launcher::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink, docker};
+
+#[derive(Debug)]
+pub(super) struct FakeLauncher {
+    journal: Journal,
+    behaviour: Mutex<Behaviour>,
+    /// The exit code of everything that runs, once it is known.
+    exit: watch::Sender<Option<i64>>,
+    starts: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Behaviour {
+    hang_in_prepare: bool,
+    refuse_to_start: bool,
+}
+
+impl FakeLauncher {
+    pub(super) fn new(journal: Journal) -> Self {
+        let behaviour = Mutex::default();
+        Self { journal, behaviour, exit: watch::Sender::new(None), starts: watch::Sender::new(0) }
+    }
+
+    pub(super) fn hang_in_prepare(&self) {
+        self.behaviour.lock().unwrap().hang_in_prepare = true;
+    }
+
+    pub(super) fn refuse_to_start(&self) {
+        self.behaviour.lock().unwrap().refuse_to_start = true;
+    }
+
+    /// Whatever runs, and whatever will run, ends with this code.
+    pub(super) fn finish(&self, code: i64) {
+        self.exit.send_replace(Some(code));
+    }
+
+    /// Waits until so many were started.
+    pub(super) async fn started(&self, count: usize) {
+        let mut starts = self.starts.subscribe();
+        let started = tokio::time::timeout(DEADLINE, starts.wait_for(|starts| *starts >= count)).await;
+        assert!(started.is_ok(), "{count} were not started");
+    }
+}
+
+#[async_trait]
+impl Launcher for FakeLauncher {
+    fn kind(&self) -> &'static str {
+        "docker"
+    }
+
+    fn default_template(&self) -> BaseJobTemplate {
+        docker::default_template()
+    }
+
+    async fn check(&self) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
+    async fn prepare(&self, job: &Job) -> Result<(), LaunchError> {
+        self.journal.write(format!("prepare {}: {}", job.name, job.command));
+        if self.behaviour.lock().unwrap().hang_in_prepare {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn create(&self, job: &Job) -> Result<Infrastructure, LaunchError> {
+        self.journal.write("create");
+        Ok(Infrastructure::new("c", &job.name, "fake:c"))
+    }
+
+    async fn start(&self, _: &Infrastructure) -> Result<(), LaunchError> {
+        if self.behaviour.lock().unwrap().refuse_to_start {
+            return Err(LaunchError::Engine { action: "start", message: "no".to_owned() });
+        }
+        self.journal.write("start");
+        self.starts.send_modify(|starts| *starts += 1);
+        Ok(())
+    }
+
+    async fn wait(&self, _: &Infrastructure, _: OutputSink) -> Outcome {
+        let mut exit = self.exit.subscribe();
+        let code = exit.wait_for(Option::is_some).await.ok().and_then(|code| *code);
+        Outcome::Exited { code: code.unwrap_or(-1), out_of_memory: false, error: None }
+    }
+
+    async fn kill(&self, _: &Infrastructure, grace: Duration) -> Result<(), LaunchError> {
+        self.journal.write(format!("kill after {} s", grace.as_secs()));
+        self.finish(137);
+        Ok(())
+    }
+
+    async fn discard(&self, _: &Infrastructure) -> Result<(), LaunchError> {
+        self.journal.write("discard");
+        Ok(())
+    }
+}

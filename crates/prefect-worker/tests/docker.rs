@@ -1,0 +1,214 @@
+//! The Docker launcher against the real engine.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use prefect_api::id::FlowRunId;
+use prefect_worker::launcher::{DockerLauncher, Infrastructure, Job, LaunchError, Launcher, Outcome};
+use serde_json::{Map, Value, json};
+use testkit::docker::{Engine, Image};
+use tokio::sync::mpsc;
+
+/// Far more than anything here takes, so that a fault ends in a failure.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+struct Bench {
+    engine: Engine,
+    launcher: DockerLauncher,
+    image: String,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let engine = Engine::connect().await.expect("these tests need a Docker engine");
+        let image = format!("{}:1", engine.name("probe"));
+        engine.build_image(&image, Image::scratch().file("/probe", probe())).await.unwrap();
+        let launcher = DockerLauncher::connect(&|name| std::env::var(name).ok()).await.unwrap();
+        Self { engine, launcher, image }
+    }
+
+    fn job(&self, command: &str, configuration: Value) -> Job {
+        let mut job = Job::new(FlowRunId::generate(), self.engine.name("run"), command);
+        "pool".clone_into(&mut job.work_pool);
+        "worker".clone_into(&mut job.worker);
+        let (label, value) = self.engine.run_label();
+        job.labels.insert(label.to_owned(), value.to_owned());
+        let mut all = Map::from_iter([
+            ("image".to_owned(), json!(self.image)),
+            ("image_pull_policy".to_owned(), json!("Never")),
+        ]);
+        if let Value::Object(configuration) = configuration {
+            all.extend(configuration);
+        }
+        job.configuration = all;
+        job
+    }
+
+    async fn create(&self, job: &Job) -> Infrastructure {
+        self.launcher.prepare(job).await.unwrap();
+        self.launcher.create(job).await.unwrap()
+    }
+
+    async fn start(&self, job: &Job) -> Infrastructure {
+        let infrastructure = self.create(job).await;
+        self.launcher.start(&infrastructure).await.unwrap();
+        infrastructure
+    }
+
+    /// Waits for the end; gives the output too.
+    async fn end(&self, infrastructure: &Infrastructure) -> (Outcome, String) {
+        let (sink, mut pieces) = mpsc::channel(64);
+        let wait = tokio::time::timeout(DEADLINE, self.launcher.wait(infrastructure, sink));
+        let collect = async {
+            let mut output = Vec::new();
+            while let Some(piece) = pieces.recv().await {
+                output.extend(piece);
+            }
+            String::from_utf8(output).unwrap()
+        };
+        let (outcome, output) = tokio::join!(wait, collect);
+        (outcome.expect("the container did not end"), output)
+    }
+
+    async fn exists(&self, infrastructure: &Infrastructure) -> bool {
+        self.engine.api().inspect_container(&infrastructure.id, None).await.is_ok()
+    }
+
+    async fn clean_up(self) {
+        self.engine.clean_up().await.unwrap();
+    }
+}
+
+/// The program inside the test's containers: an example of this crate, built with its tests.
+fn probe() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let probe = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/container_probe");
+    assert!(probe.exists(), "{} is not built: cargo build --examples -p prefect-worker", probe.display());
+    probe
+}
+
+fn exited(code: i64) -> Outcome {
+    Outcome::Exited { code, out_of_memory: false, error: None }
+}
+
+#[tokio::test]
+async fn output_environment_and_exit_codes_come_back() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("/probe env", json!({"container_create_kwargs": {"hostname": "probe-host"}}));
+    job.base_env.insert("PREFECT_API_URL".to_owned(), "http://api.example/api".to_owned());
+    job.env.insert("GREETING".to_owned(), Some("two words".to_owned()));
+    let (outcome, output) = bench.end(&bench.start(&job).await).await;
+    assert_eq!(outcome, exited(0));
+    for line in ["PREFECT_API_URL=http://api.example/api", "GREETING=two words", "HOSTNAME=probe-host"] {
+        assert!(output.lines().any(|found| found == line), "{line} is missing in {output}");
+    }
+
+    let failing = bench.start(&bench.job("/probe exit 3", json!({}))).await;
+    assert_eq!(bench.end(&failing).await.0, exited(3));
+    assert_eq!(bench.end(&failing).await.0, exited(3), "waiting again gives the same answer");
+
+    let quiet = bench.start(&bench.job("/probe print secret", json!({"stream_output": false}))).await;
+    assert_eq!(bench.end(&quiet).await, (exited(0), String::new()));
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_taken_name_gets_a_number_and_an_unstarted_attempt_is_replaced() {
+    let bench = Bench::new().await;
+    let first = bench.create(&bench.job("/probe exit 0", json!({}))).await;
+    let job = bench.job("/probe exit 0", json!({}));
+    let second = bench.create(&job).await;
+    assert_eq!(second.name, format!("{}-1", first.name));
+
+    let again = bench.create(&job).await;
+    assert!(!bench.exists(&second).await, "one run must not have two containers");
+    assert!(bench.exists(&again).await && bench.exists(&first).await);
+    assert!(again.pid.ends_with(&format!(":{}", again.id)), "{}", again.pid);
+
+    let container = bench.engine.api().inspect_container(&again.id, None).await.unwrap();
+    let labels = container.config.unwrap().labels.unwrap();
+    assert_eq!(labels["io.ferryman.flow-run-id"], job.flow_run_id.to_string());
+    assert_eq!(
+        (labels["io.ferryman.work-pool"].as_str(), labels["io.ferryman.worker"].as_str()),
+        ("pool", "worker")
+    );
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_container_that_ignores_the_request_is_killed_after_the_grace() {
+    let bench = Bench::new().await;
+    let running = bench.start(&bench.job("/probe sleep 600", json!({}))).await;
+    // As the first process of its container the probe ignores SIGTERM.
+    bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(bench.end(&running).await.0, exited(137));
+    bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap();
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn auto_remove_keeps_the_exit_code() {
+    let bench = Bench::new().await;
+    let job = bench.job("/probe exit 7", json!({"auto_remove": true}));
+    let running = bench.start(&job).await;
+    assert_eq!(bench.end(&running).await.0, exited(7));
+    assert!(!bench.exists(&running).await);
+    assert_eq!(bench.end(&running).await.0, Outcome::Vanished);
+    let error = bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_and_leaves_nothing() {
+    let bench = Bench::new().await;
+    let absent = json!({"image": "ferryman-no-such-image:1"});
+    let error = bench.launcher.create(&bench.job("/probe", absent)).await.unwrap_err();
+    assert!(
+        matches!(&error, LaunchError::Image { image, .. } if image == "ferryman-no-such-image:1"),
+        "{error}"
+    );
+
+    let unknown = json!({"container_create_kwargs": {"shmsize": "1m"}});
+    let error = bench.launcher.prepare(&bench.job("/probe", unknown)).await.unwrap_err();
+    assert!(error.to_string().contains("shmsize"), "{error}");
+
+    let network = json!({"networks": ["bridge", "ferryman-no-such-network"]});
+    let error = bench.launcher.create(&bench.job("/probe", network)).await.unwrap_err();
+    assert!(error.to_string().contains("ferryman-no-such-network"), "{error}");
+    let (label, value) = bench.engine.run_label();
+    assert!(bench.engine.containers_with(label, Some(value)).await.unwrap().is_empty());
+
+    let unstartable = bench.create(&bench.job("/no/such/program", json!({}))).await;
+    let error = bench.launcher.start(&unstartable).await.unwrap_err();
+    assert!(error.to_string().contains("/no/such/program"), "{error}");
+    bench.launcher.discard(&unstartable).await.unwrap();
+    bench.launcher.discard(&unstartable).await.unwrap();
+    assert!(!bench.exists(&unstartable).await);
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn the_engine_enforces_the_limits_asked_for() {
+    let bench = Bench::new().await;
+    let options = json!({
+        "mem_limit": "64m", "network_mode": "none", "volumes": ["/data"],
+        "container_create_kwargs": {
+            "shm_size": "32m", "ulimits": [{"name": "nofile", "soft": 100, "hard": 200}], "read_only": true,
+            "tmpfs": {"/run": "size=1m"}, "cap_drop": ["ALL"], "pids_limit": 50, "user": "1000:1000",
+        },
+    });
+    let created = bench.create(&bench.job("/probe exit 0", options)).await;
+    let container = bench.engine.api().inspect_container(&created.id, None).await.unwrap();
+    let host = container.host_config.unwrap();
+    assert_eq!((host.memory, host.shm_size), (Some(64 << 20), Some(32 << 20)));
+    assert_eq!((host.readonly_rootfs, host.pids_limit), (Some(true), Some(50)));
+    assert_eq!(host.network_mode.as_deref(), Some("none"));
+    assert_eq!(host.ulimits.unwrap().first().unwrap().hard, Some(200));
+    assert_eq!(container.config.unwrap().user.as_deref(), Some("1000:1000"));
+    bench.launcher.start(&created).await.unwrap();
+    assert_eq!(bench.end(&created).await.0, exited(0));
+    bench.clean_up().await;
+}
