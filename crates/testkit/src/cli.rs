@@ -12,6 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::s3::{self, S3Server};
 use crate::scicat::{self, SciCat};
 
+/// Exit code for settings that are absent or wrong.
+const EXIT_CONFIG: u8 = 64;
+
 #[derive(Debug, Args)]
 struct Listen {
     /// Address to listen on
@@ -57,10 +60,8 @@ struct SciCatArgs {
 pub fn s3_main() -> ExitCode {
     let args = S3Args::parse();
     run(async move {
-        let access_key =
-            secret("S3_ACCESS_KEY")?.context("S3_ACCESS_KEY is not set; name the access key in it")?;
-        let secret_key =
-            secret("S3_SECRET_KEY")?.context("S3_SECRET_KEY is not set; put the secret key in it")?;
+        let access_key = required("S3_ACCESS_KEY")?;
+        let secret_key = required("S3_SECRET_KEY")?;
         let server = S3Server::start(s3::Options {
             host: args.listen.host,
             port: args.listen.port,
@@ -108,16 +109,35 @@ fn run(service: impl Future<Output = Result<()>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            if error.is::<Misconfigured>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// A setting that is absent or cannot be read.
+#[derive(Debug)]
+struct Misconfigured(String);
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misconfigured {}
+
+fn required(name: &str) -> Result<String> {
+    let hint =
+        || Misconfigured(format!("{name} is not set; set it, or let {name}_FILE name a file that holds it"));
+    Ok(secret(name)?.ok_or_else(hint)?)
 }
 
 /// The value of a variable, or the contents of the file that `{name}_FILE` names, without trailing newlines.
 fn secret(name: &str) -> Result<Option<String>> {
     if let Some(path) = std::env::var_os(format!("{name}_FILE")) {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("failed to read {}, named by {name}_FILE", path.display()))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Misconfigured(format!("failed to read {}, named by {name}_FILE: {error}", path.display()))
+        })?;
         return Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
     Ok(std::env::var(name).ok().filter(|value| !value.is_empty()))

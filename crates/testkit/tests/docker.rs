@@ -84,14 +84,20 @@ async fn a_python_worker_runs_a_python_flow_in_the_peer_image() {
     server.prefect(&pool, DEADLINE).await.unwrap().success().unwrap();
     let code = "import sys; from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentCreate
-image, network, url = sys.argv[1:]
+image, network, url, label, value = sys.argv[1:]
 with get_client(sync_client=True) as client:
     flow = client.create_flow_from_name('greet')
     deployment = client.create_deployment(flow_id=flow, name='peer', work_pool_name='peer',
         path='/opt/flow', entrypoint='flow.py:greet', job_variables={'image': image, 'networks': [network],
-        'image_pull_policy': 'Never', 'env': {'PREFECT_API_URL': url}})
+        'image_pull_policy': 'Never', 'labels': {label: value}, 'env': {'PREFECT_API_URL': url}})
     print(client.create_flow_run_from_deployment(deployment, parameters={'name': 'peer'}).id)";
-    let output = server.python(code, &[&image, &network, &url], DEADLINE).await.unwrap().success().unwrap();
+    let (label, value) = engine.run_label();
+    let output = server
+        .python(code, &[&image, &network, &url, label, value], DEADLINE)
+        .await
+        .unwrap()
+        .success()
+        .unwrap();
     let run = output.stdout.trim().to_owned();
     let mut worker = server.start_python_worker("peer", &["--run-once"], &[]).unwrap();
     let status = worker.wait(DEADLINE).await.unwrap();
@@ -99,7 +105,5 @@ with get_client(sync_client=True) as client:
     let url = format!("{}/flow_runs/{run}", server.api_url());
     let state = reqwest::get(url).await.unwrap().json::<serde_json::Value>().await.unwrap();
     assert_eq!(state["state_type"], "COMPLETED", "{}", worker.log());
-    for id in engine.containers_with("io.prefect.flow-run-id", Some(&run)).await.unwrap() {
-        engine.remove_container(&id).await.unwrap();
-    }
+    assert_eq!(engine.containers_with("io.prefect.flow-run-id", Some(&run)).await.unwrap().len(), 1);
 }

@@ -63,7 +63,7 @@ pub struct Engine {
 impl Engine {
     /// Connects to the engine that `DOCKER_HOST` names, or to `/var/run/docker.sock`.
     pub async fn connect() -> Result<Self> {
-        let docker = connect().await?;
+        let docker = connect(&host()).await?;
         Ok(Self { docker, run: Uuid::new_v4().simple().to_string() })
     }
 
@@ -278,7 +278,7 @@ impl Drop for Engine {
                 .build()
                 .context("failed to start a runtime")?;
             runtime.block_on(async {
-                let work = async { clean_up(&connect().await?, &run).await };
+                let work = async { clean_up(&connect(&host()).await?, &run).await };
                 timeout(CLEAN_UP_DEADLINE, work).await.context("the engine did not answer in time")?
             })
         });
@@ -290,11 +290,15 @@ impl Drop for Engine {
     }
 }
 
-async fn connect() -> Result<Docker> {
+/// The engine's address: what `DOCKER_HOST` names, or the usual socket.
+fn host() -> String {
     let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-    let host = host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    host.unwrap_or_else(|| DEFAULT_HOST.to_owned())
+}
+
+async fn connect(host: &str) -> Result<Docker> {
     let attempt = async {
-        let docker = Docker::connect_with_host(&host)?.negotiate_version().await?;
+        let docker = Docker::connect_with_host(host)?.negotiate_version().await?;
         docker.ping().await?;
         Ok::<_, Error>(docker)
     };
@@ -361,4 +365,24 @@ async fn clean_up(docker: &Docker, run: &str) -> Result<()> {
             .context("failed to remove an image")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_engine_is_named_with_the_remedy() {
+        let error = connect("unix:///nonexistent/docker.sock").await.unwrap_err().to_string();
+        assert!(
+            error.contains("unix:///nonexistent/docker.sock") && error.contains("DOCKER_HOST"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_gateway_is_the_first_address_of_the_subnet() {
+        assert_eq!(first_address("172.17.0.0/16"), Some(IpAddr::from([172, 17, 0, 1])));
+        assert_eq!(first_address("fd00::/64"), None);
+    }
 }
