@@ -32,10 +32,9 @@ impl Setup {
             ("PREFECT_API_URL", server.api_url()),
             ("PREFECT_CLIENT_MAX_RETRIES", "0"),
             ("HOME", "/nowhere"),
+            ("ARCHIVER_SCRATCH_FOLDER", "/storage"),
             ("PREFECT_RUNTIME_IMAGE", "runtime:1"),
             ("PREFECT_NETWORK", "dev_internal"),
-            ("PREFECT_ARCHIVER_HOST_SCRATCH", "/mnt/scratch"),
-            ("ARCHIVER_SCRATCH_FOLDER", "/storage"),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let mut setup = Self { server, environment, directory };
@@ -309,10 +308,7 @@ async fn the_deployments_of_the_project_are_deployed_by_either_command() {
           "password": "{{ prefect.blocks.secret.github-password }}",
           "registry_url": "ghcr.io",
           "username": "{{ prefect.blocks.secret.github-user }}"
-        },
-        "volumes": [
-          "/mnt/scratch:/storage"
-        ]
+        }
       },
       "name": "datasets_archival",
       "parameter_openapi_schema": {
