@@ -147,7 +147,7 @@ async fn start_worker(start: Start) -> Result<(), Error> {
     let client = Client::new(&settings)?;
     let registered = async {
         let launcher = choose_launcher(&client, &start).await?;
-        Box::pin(Worker::register(options, &settings, client.clone(), launcher)).await
+        Worker::register(options, &settings, client.clone(), launcher).await
     };
     let worker = tokio::select! {
         biased;

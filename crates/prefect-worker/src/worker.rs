@@ -68,7 +68,8 @@ impl Worker {
             Some(address) => Some(health::listen(address).await?),
             None => None,
         };
-        let (sync, channel, pool) = Sync::register(client.clone(), &options, launcher.as_ref()).await?;
+        let (sync, channel, pool) =
+            Box::pin(Sync::register(client.clone(), &options, launcher.as_ref())).await?;
         warn_about_paused_queues(&client, &options).await;
 
         let mut deliveries = JoinSet::new();

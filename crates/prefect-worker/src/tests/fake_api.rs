@@ -93,6 +93,7 @@ impl FakeApi {
     }
 
     /// A run that is due.
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     pub(super) fn schedule(&self, job_variables: Value) -> Uuid {
         let id = Uuid::now_v7();
         let run = json!({
