@@ -11,5 +11,6 @@ pub mod flow_run;
 pub mod id;
 pub mod record;
 pub mod state;
+pub mod task_event;
 pub mod template;
 pub mod work_pool;

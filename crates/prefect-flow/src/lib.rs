@@ -1,1 +1,66 @@
-//! Flows and tasks in Rust: the engine that executes a flow run and reports it to Prefect.
+//! Flows and tasks in Rust, and the engine that executes a flow run and reports it to a Prefect server.
+//!
+//! A flow is an `async fn(Context, Parameters) -> Result<T, E>`; a task is a closure that is run by
+//! [`Context::task`]. What the server and its UI see of a run is what they see of a Python one.
+//!
+//! ```no_run
+//! use prefect_flow::{BoxError, Context, Flow, Program};
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize, JsonSchema)]
+//! struct Greeting {
+//!     /// Who is greeted.
+//!     #[serde(default)]
+//!     name: String,
+//! }
+//!
+//! async fn greet(ctx: Context, greeting: Greeting) -> Result<(), BoxError> {
+//!     let words = ctx.task("compose").run(|_task| async { Ok::<_, BoxError>("hello") }).await?;
+//!     ctx.info(format!("{} {}", *words, greeting.name));
+//!     Ok(())
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Program::new("greeter", "1.0").flow(Flow::new("greet", greet).run_name("greet-{name}")).main()
+//! }
+//! ```
+//!
+//! # What a run survives
+//!
+//! Orchestration must not cost the work: while the server is away, states are proposed again until a deadline
+//! (15 minutes), events and artifacts wait in bounded queues, log lines in a bounded buffer that drops its
+//! oldest and says so. Work stops when the server says that the run is cancelled or gone.
+
+mod context;
+mod engine;
+mod entry;
+mod error;
+mod exit;
+mod flow;
+mod parameters;
+mod program;
+mod record;
+mod report;
+mod slots;
+mod subflow;
+mod task;
+mod terminal;
+
+pub use context::Context;
+pub use error::{ArtifactError, BoxError, Cancelled, RecordError, SubflowError, TaskCause, TaskError};
+pub use exit::Exit;
+pub use flow::Flow;
+pub use parameters::ParameterError;
+pub use program::Program;
+pub use report::Progress;
+pub use subflow::Subflow;
+pub use task::{Delays, Done, Handle, Submitted, Task, Upstream};
+
+pub use prefect_client as client;
+pub use schemars;
+pub use secrecy::SecretString;
+pub use tokio_util::sync::CancellationToken;
+
+#[cfg(test)]
+mod tests;

@@ -122,7 +122,8 @@ impl Delivery {
 
     async fn run(mut self) {
         loop {
-            if self.waiting.is_empty() {
+            // A drain may have been asked for while events were on their way over REST.
+            if self.waiting.is_empty() && self.drains.is_empty() {
                 match self.orders.recv().await {
                     Some(order) => self.take(order),
                     None => return,

@@ -1,0 +1,75 @@
+//! What can be set about the engine, from Prefect's settings.
+
+use std::time::Duration;
+
+use prefect_client::{Settings, settings};
+
+use crate::report::Level;
+
+/// Times and switches of the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// How long states and other reports are tried while the server is away:
+    /// `PREFECT_FLOW_RUN_REPORT_SECONDS`, 900.
+    pub(crate) report_deadline: Duration,
+    /// How long a cancelled flow may take to undo its work: `PREFECT_FLOW_RUN_CANCEL_GRACE_SECONDS`, 30.
+    pub(crate) cancel_grace: Duration,
+    /// The same when the process is asked to end, which leaves less time:
+    /// `PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS`, 5.
+    pub(crate) terminate_grace: Duration,
+    /// How long the last reports may take at the end: `PREFECT_FLOW_RUN_CLOSE_SECONDS`, 60.
+    pub(crate) close_deadline: Duration,
+    /// Time between heartbeats: `PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180, at least 30.
+    pub(crate) heartbeat: Duration,
+    /// Time between batches of log lines: `PREFECT_LOGGING_TO_API_BATCH_INTERVAL`, 2.
+    pub(crate) log_interval: Duration,
+    /// Time between looks at the run while no events arrive.
+    pub(crate) poll_interval: Duration,
+    /// The lowest level that is reported: `PREFECT_LOGGING_LEVEL`, INFO.
+    pub(crate) log_level: Level,
+    /// Whether log lines go to the server: `PREFECT_LOGGING_TO_API_ENABLED`, true.
+    pub(crate) logs_to_api: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            report_deadline: Duration::from_mins(15),
+            cancel_grace: Duration::from_secs(30),
+            terminate_grace: Duration::from_secs(5),
+            close_deadline: Duration::from_mins(1),
+            heartbeat: Duration::from_mins(3),
+            log_interval: Duration::from_secs(2),
+            poll_interval: Duration::from_secs(10),
+            log_level: Level::Info,
+            logs_to_api: true,
+        }
+    }
+}
+
+impl Options {
+    /// The options that the settings say.
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, settings::Error> {
+        let default = Self::default();
+        let seconds = |name: &str, default: Duration| {
+            let seconds: f64 = settings.number(name, default.as_secs_f64())?;
+            Duration::try_from_secs_f64(seconds).map_err(|error| settings::Error::Invalid {
+                name: name.to_owned(),
+                problem: format!("{seconds} is no length of time: {error}"),
+            })
+        };
+        let heartbeat = seconds("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", default.heartbeat)?;
+        let log_interval = seconds("PREFECT_LOGGING_TO_API_BATCH_INTERVAL", default.log_interval)?;
+        Ok(Self {
+            report_deadline: seconds("PREFECT_FLOW_RUN_REPORT_SECONDS", default.report_deadline)?,
+            cancel_grace: seconds("PREFECT_FLOW_RUN_CANCEL_GRACE_SECONDS", default.cancel_grace)?,
+            terminate_grace: seconds("PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS", default.terminate_grace)?,
+            close_deadline: seconds("PREFECT_FLOW_RUN_CLOSE_SECONDS", default.close_deadline)?,
+            heartbeat: heartbeat.max(Duration::from_secs(30)),
+            log_interval: log_interval.max(Duration::from_millis(100)),
+            poll_interval: default.poll_interval,
+            log_level: Level::parse(settings.get("PREFECT_LOGGING_LEVEL").unwrap_or("INFO")),
+            logs_to_api: settings.flag("PREFECT_LOGGING_TO_API_ENABLED", true)?,
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! One attempt of a flow: its code, and all that may end it.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prefect_api::event::{Event, Resource};
+use prefect_api::id::LeaseId;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::watch::{Stop, Watched};
+use crate::context::{Context, Run};
+use crate::error::{BoxError, panic_message};
+use crate::flow::AnyFlow;
+use crate::parameters::Parameters;
+
+/// How long the server is to keep a deployment's slot without a renewal.
+const LEASE: Duration = Duration::from_mins(5);
+/// When the lease is renewed.
+const RENEW: Duration = Duration::from_secs(225);
+/// When it is renewed after a renewal that got no answer.
+const RENEW_SOON: Duration = Duration::from_secs(10);
+/// How long dropped tasks may take to hand over their last states.
+const LAST_STATES: Duration = Duration::from_secs(5);
+
+/// Why an attempt ends before its code does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// The run was cancelled.
+    Cancelled,
+    /// The run is none of ours any more: finished off, or deleted.
+    NotOurs(Stop),
+    /// The slot of the deployment's limit was given to another run.
+    SlotLost,
+    /// The process is asked to end.
+    Terminated,
+}
+
+/// How an attempt ended.
+pub(super) enum Outcome {
+    /// Its code returned.
+    Returned(Result<Box<dyn Any + Send>, BoxError>),
+    /// Its code panicked.
+    Panicked(String),
+    /// It took too long.
+    TimedOut(Duration),
+    /// It was interrupted, and did not complete in its time of grace.
+    Interrupted(Interrupt),
+}
+
+/// All that may interrupt a run.
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    pub(super) watched: Watched,
+    pub(super) terminated: CancellationToken,
+    /// The flow that this is a subflow of is to stop.
+    pub(super) parent: Option<CancellationToken>,
+    pub(super) slot_lost: CancellationToken,
+}
+
+impl Interrupts {
+    /// Waits until the run is to stop. Cancel safe; gives the same again if asked again.
+    pub(super) async fn next(&self) -> Interrupt {
+        let parent = async {
+            match &self.parent {
+                Some(parent) => parent.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            stop = self.watched.stopped() => match stop {
+                Stop::Cancelling => Interrupt::Cancelled,
+                stop => Interrupt::NotOurs(stop),
+            },
+            () = self.terminated.cancelled() => Interrupt::Terminated,
+            () = parent => Interrupt::Cancelled,
+            () = self.slot_lost.cancelled() => Interrupt::SlotLost,
+        }
+    }
+}
+
+/// Runs the code of a flow until it returns or is interrupted.
+pub(super) async fn attempt(
+    flow: &Arc<dyn AnyFlow>,
+    parameters: &Parameters,
+    run: Arc<Run>,
+    interrupts: &Interrupts,
+    lease: Option<LeaseId>,
+) -> Outcome {
+    let engine = Arc::clone(&run.engine);
+    let future = match flow.call(Context::of_flow(Arc::clone(&run)), parameters) {
+        Ok(future) => future,
+        Err(error) => return Outcome::Returned(Err(error.into())),
+    };
+    let mut background = JoinSet::new();
+    background.spawn(heartbeats(Arc::clone(&run)));
+    if let Some(lease) = lease {
+        background.spawn(keep_slot(Arc::clone(&engine), lease, interrupts.slot_lost.clone()));
+    }
+    let tasks = run.tasks.clone();
+    // In a task of its own: a panic is caught, and it can be dropped without us.
+    let mut body = JoinSet::new();
+    body.spawn(async move {
+        let result = future.await;
+        tasks.close();
+        tasks.wait().await;
+        result
+    });
+    let timeout = async {
+        match flow.info().timeout {
+            Some(timeout) => {
+                tokio::time::sleep(timeout).await;
+                timeout
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        joined = body.join_next() => returned(joined),
+        interrupt = interrupts.next() => {
+            run.cancellation.cancel();
+            let grace = engine.grace(interrupt == Interrupt::Terminated);
+            match within(&engine, grace, &mut body).await {
+                // What is done is done; if the run is cancelling, the server refuses and we learn it so.
+                Some(Outcome::Returned(Ok(value))) if !matches!(interrupt, Interrupt::NotOurs(_)) => {
+                    Outcome::Returned(Ok(value))
+                }
+                Some(Outcome::Panicked(message)) => {
+                    tracing::error!("the flow panicked while it stopped: {message}");
+                    Outcome::Interrupted(interrupt)
+                }
+                _ => Outcome::Interrupted(interrupt),
+            }
+        }
+        timeout = timeout => {
+            run.cancellation.cancel();
+            within(&engine, engine.grace(true), &mut body).await;
+            Outcome::TimedOut(timeout)
+        }
+    };
+    // Whatever is left (of a flow that outlived its grace, or whose tasks did) is dropped and says so.
+    run.abort.cancel();
+    body.shutdown().await;
+    run.tasks.close();
+    if tokio::time::timeout(LAST_STATES, run.tasks.wait()).await.is_err() {
+        tracing::warn!(left = run.tasks.len(), "tasks block the process and are left behind");
+    }
+    background.shutdown().await;
+    outcome
+}
+
+type Joined = Option<Result<Result<Box<dyn Any + Send>, BoxError>, JoinError>>;
+
+fn returned(joined: Joined) -> Outcome {
+    match joined {
+        Some(Ok(result)) => Outcome::Returned(result),
+        Some(Err(error)) if error.is_panic() => Outcome::Panicked(panic_message(&*error.into_panic())),
+        _ => Outcome::Panicked("its task vanished".to_owned()),
+    }
+}
+
+/// How the code ends within its time of grace.
+async fn within(
+    engine: &Engine,
+    grace: Duration,
+    body: &mut JoinSet<Result<Box<dyn Any + Send>, BoxError>>,
+) -> Option<Outcome> {
+    tokio::select! {
+        biased;
+        joined = body.join_next() => Some(returned(joined)),
+        () = engine.hurried.cancelled() => None,
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!(?grace, "the flow did not stop in its time of grace and is dropped");
+            None
+        }
+    }
+}
+
+/// Tells now and then that the run is alive.
+async fn heartbeats(run: Arc<Run>) {
+    let mut tick = tokio::time::interval(run.engine.options.heartbeat);
+    loop {
+        tick.tick().await;
+        let resource = Resource::of("flow-run", run.id)
+            .named(&run.name)
+            .with("prefect.version", prefect_client::PREFECT_VERSION);
+        // The first one related is the run itself.
+        let related = run.related.iter().skip(1).cloned();
+        let event = Event::new("prefect.flow-run.heartbeat", Timestamp::now(), resource).related(related);
+        run.engine.events.send(event).await;
+    }
+}
+
+/// Renews the lease on the deployment's slot, from the first moment on. A server that is away is no reason to
+/// stop; one that says that the slot is gone is.
+async fn keep_slot(engine: Arc<Engine>, lease: LeaseId, lost: CancellationToken) {
+    loop {
+        let pause = match engine.client.renew_lease(lease, LEASE).await {
+            Ok(()) => RENEW,
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "the lease on the deployment's concurrency slot was not renewed");
+                RENEW_SOON
+            }
+            Err(error) => {
+                tracing::error!(%error, "the deployment's concurrency slot is lost");
+                lost.cancel();
+                return;
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}

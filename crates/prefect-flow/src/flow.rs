@@ -1,0 +1,175 @@
+//! A flow: an async function with typed parameters, and what the server is told about it.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::error::BoxError;
+use crate::parameters::{self, ParameterError, Parameters};
+
+type Body<P, T> = dyn Fn(Context, P) -> BoxFuture<'static, Result<T, BoxError>> + Send + Sync;
+
+/// A flow with parameters `P` and result `T`. Cheap to clone.
+pub struct Flow<P, T = ()> {
+    info: Info,
+    body: Arc<Body<P, T>>,
+}
+
+/// What the engine and the server need to know about a flow.
+#[derive(Debug, Clone)]
+pub(crate) struct Info {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) run_name: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) retries: u32,
+    pub(crate) retry_delay: Duration,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl<P, T> Clone for Flow<P, T> {
+    fn clone(&self) -> Self {
+        Self { info: self.info.clone(), body: Arc::clone(&self.body) }
+    }
+}
+
+impl<P, T> std::fmt::Debug for Flow<P, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flow").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl<P, T> Flow<P, T>
+where
+    P: Serialize + DeserializeOwned + JsonSchema + Send + 'static,
+    T: Send + 'static,
+{
+    /// A flow of this name. The name is what deployments refer to. `P` is a struct with named fields, an empty
+    /// one for a flow without parameters.
+    pub fn new<F, R, E>(name: impl Into<String>, body: F) -> Self
+    where
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let info = Info {
+            name: name.into(),
+            description: None,
+            run_name: None,
+            version: None,
+            retries: 0,
+            retry_delay: Duration::ZERO,
+            timeout: None,
+        };
+        let body = move |ctx, parameters| -> BoxFuture<'static, Result<T, BoxError>> {
+            let run = body(ctx, parameters);
+            Box::pin(async move { run.await.map_err(Into::into) })
+        };
+        Self { info, body: Arc::new(body) }
+    }
+
+    /// What the flow does, in a sentence.
+    #[must_use]
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.info.description = Some(description.into());
+        self
+    }
+
+    /// Names of its runs: a template such as `archive-{job_id}` or `archive-{job.id}` over the parameters.
+    #[must_use]
+    pub fn run_name(mut self, template: impl Into<String>) -> Self {
+        self.info.run_name = Some(template.into());
+        self
+    }
+
+    /// The version of its code; the program's unless set.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.info.version = Some(version.into());
+        self
+    }
+
+    /// Run it again, in the same process, when it fails: so many times, after a delay (in whole seconds).
+    #[must_use]
+    pub const fn retries(mut self, retries: u32, delay: Duration) -> Self {
+        self.info.retries = retries;
+        self.info.retry_delay = delay;
+        self
+    }
+
+    /// How long one attempt may take.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.info.timeout = Some(timeout);
+        self
+    }
+}
+
+/// A flow's code at work; its result is a boxed `T`.
+pub(crate) type RunningBody = BoxFuture<'static, Result<Box<dyn Any + Send>, BoxError>>;
+
+/// A flow whose types are forgotten.
+pub(crate) trait AnyFlow: Send + Sync {
+    fn info(&self) -> &Info;
+
+    /// The JSON Schema of the parameters.
+    fn schema(&self) -> Value;
+
+    /// The parameters with all defaults filled in.
+    fn complete(&self, given: &Parameters) -> Result<Parameters, ParameterError>;
+
+    /// Runs the body.
+    fn call(&self, ctx: Context, parameters: &Parameters) -> Result<RunningBody, ParameterError>;
+
+    /// The result of a run whose result was not kept, if that is not needed to know it.
+    fn known_result(&self) -> Option<Box<dyn Any + Send>>;
+}
+
+impl<P, T> AnyFlow for Flow<P, T>
+where
+    P: Serialize + DeserializeOwned + JsonSchema + Send + 'static,
+    T: Send + 'static,
+{
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn schema(&self) -> Value {
+        let mut schema = parameters::schema::<P>();
+        if let (Some(description), Some(root)) = (&self.info.description, schema.as_object_mut()) {
+            root.insert("description".to_owned(), Value::String(description.clone()));
+        }
+        schema
+    }
+
+    fn complete(&self, given: &Parameters) -> Result<Parameters, ParameterError> {
+        let parsed: P = parameters::parse(given)?;
+        match serde_json::to_value(parsed) {
+            Ok(Value::Object(complete)) => Ok(complete),
+            // Unit parameters, for flows without any.
+            Ok(_) => Ok(given.clone()),
+            Err(error) => Err(ParameterError::Invalid { path: ".".to_owned(), problem: error.to_string() }),
+        }
+    }
+
+    fn call(&self, ctx: Context, parameters: &Parameters) -> Result<RunningBody, ParameterError> {
+        let parameters: P = parameters::parse(parameters)?;
+        let body = Arc::clone(&self.body);
+        Ok(Box::pin(async move {
+            let result = body(ctx, parameters).await?;
+            Ok(Box::new(result) as Box<dyn Any + Send>)
+        }))
+    }
+
+    fn known_result(&self) -> Option<Box<dyn Any + Send>> {
+        (std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>())
+            .then(|| Box::new(()) as Box<dyn Any + Send>)
+    }
+}

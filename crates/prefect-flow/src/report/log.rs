@@ -1,0 +1,294 @@
+//! Log lines on their way to the server: batches every two seconds, bounded memory, never fatal.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prefect_api::id::{FlowRunId, TaskRunId};
+use prefect_api::record::NewLog;
+use prefect_client::Client;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Longest line (contract §3.5).
+const LINE_LIMIT: usize = 1_000_000;
+/// Largest batch, in bytes of text. A line costs up to twice its length in JSON.
+const BATCH_BYTES: usize = 1_000_000;
+/// Most lines in a batch.
+const BATCH_LINES: usize = 1_000;
+/// Text that may wait for a server that is away.
+const BUFFER_BYTES: usize = 8_000_000;
+/// What a line costs beside its text.
+const LINE_OVERHEAD: usize = 200;
+
+/// How much a line matters, as Prefect counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Debug = 10,
+    Info = 20,
+    Warning = 30,
+    Error = 40,
+}
+
+impl Level {
+    /// The level of Prefect's name for it.
+    pub(crate) fn parse(name: &str) -> Self {
+        match name.to_ascii_uppercase().as_str() {
+            "DEBUG" | "NOTSET" => Self::Debug,
+            "WARNING" | "WARN" => Self::Warning,
+            "ERROR" | "CRITICAL" => Self::Error,
+            _ => Self::Info,
+        }
+    }
+}
+
+/// Whose line it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) flow_run: FlowRunId,
+    pub(crate) task_run: Option<TaskRunId>,
+    /// The run's name, for the terminal.
+    pub(crate) name: &'a str,
+}
+
+/// The way out for log lines. Cheap to clone; writing never waits.
+#[derive(Debug, Clone)]
+pub(crate) struct LogSink {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    level: Level,
+    to_api: bool,
+    buffer: Mutex<Buffer>,
+    /// There are enough lines for a batch.
+    full: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    lines: VecDeque<NewLog>,
+    bytes: usize,
+    dropped: usize,
+}
+
+impl Buffer {
+    fn cost(line: &NewLog) -> usize {
+        line.message.len() + LINE_OVERHEAD
+    }
+
+    fn push(&mut self, line: NewLog) {
+        self.bytes += Self::cost(&line);
+        self.lines.push_back(line);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > BUFFER_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { return };
+            self.bytes -= Self::cost(&oldest);
+            self.dropped += 1;
+        }
+    }
+
+    /// The next batch, oldest lines first. If lines were lost, the first one says so.
+    fn batch(&mut self) -> Vec<NewLog> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(line) = self.lines.front() {
+            let cost = Self::cost(line);
+            if batch.len() == BATCH_LINES || (bytes + cost > BATCH_BYTES && !batch.is_empty()) {
+                break;
+            }
+            bytes += cost;
+            self.bytes -= cost;
+            batch.extend(self.lines.pop_front());
+        }
+        if self.dropped > 0
+            && let Some(next) = batch.first().cloned()
+        {
+            let message = format!("{} log line(s) before this one were dropped", self.dropped);
+            batch.insert(0, NewLog { level: Level::Warning as u8, message, ..next });
+            self.dropped = 0;
+        }
+        batch
+    }
+
+    /// Puts back a batch that could not be sent.
+    fn restore(&mut self, batch: Vec<NewLog>) {
+        for line in batch.into_iter().rev() {
+            self.bytes += Self::cost(&line);
+            self.lines.push_front(line);
+        }
+        self.shrink();
+    }
+}
+
+impl LogSink {
+    pub(crate) fn new(level: Level, to_api: bool) -> Self {
+        let shared = Shared { level, to_api, buffer: Mutex::default(), full: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Writes a line to the terminal and into the next batch.
+    pub(crate) fn write(&self, level: Level, origin: Origin<'_>, message: String) {
+        let Origin { name, .. } = origin;
+        match level {
+            Level::Debug => tracing::debug!(run = name, "{message}"),
+            Level::Info => tracing::info!(run = name, "{message}"),
+            Level::Warning => tracing::warn!(run = name, "{message}"),
+            Level::Error => tracing::error!(run = name, "{message}"),
+        }
+        if !self.shared.to_api || level < self.shared.level {
+            return;
+        }
+        let logger = if origin.task_run.is_some() { "prefect.task_runs" } else { "prefect.flow_runs" };
+        let line = NewLog {
+            name: logger.to_owned(),
+            level: level as u8,
+            message: clean(message),
+            timestamp: Timestamp::now(),
+            flow_run_id: Some(origin.flow_run),
+            task_run_id: origin.task_run,
+        };
+        let mut buffer = self.buffer();
+        buffer.push(line);
+        if buffer.lines.len() >= BATCH_LINES || buffer.bytes >= BATCH_BYTES {
+            self.shared.full.notify_one();
+        }
+    }
+
+    /// Sends batches until it is dropped.
+    pub(crate) async fn deliver(&self, client: &Client, every: Duration) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = self.shared.full.notified() => {}
+            }
+            if !self.send_all(client).await {
+                // The client has tried for a while already.
+                tokio::time::sleep(every).await;
+            }
+        }
+    }
+
+    /// Sends what is left, within the deadline.
+    pub(crate) async fn flush(&self, client: &Client, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let send = async {
+            while !self.send_all(client).await {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        if tokio::time::timeout_at(end, send).await.is_err() {
+            let left = self.buffer().lines.len();
+            tracing::warn!(left, "log lines did not reach the Prefect server");
+        }
+    }
+
+    /// `false` if the server is away.
+    async fn send_all(&self, client: &Client) -> bool {
+        loop {
+            let mut sending = Sending { sink: self, batch: self.buffer().batch() };
+            if sending.batch.is_empty() {
+                return true;
+            }
+            match client.send_logs(&sending.batch).await {
+                Ok(()) => sending.batch.clear(),
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "log lines wait for the Prefect server");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::warn!(lines = sending.batch.len(), %error, "the Prefect server refuses log lines");
+                    sending.batch.clear();
+                }
+            }
+        }
+    }
+
+    fn buffer(&self) -> std::sync::MutexGuard<'_, Buffer> {
+        self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A batch on its way; goes back into the buffer when the call is given up.
+struct Sending<'a> {
+    sink: &'a LogSink,
+    batch: Vec<NewLog>,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.sink.buffer().restore(batch);
+        }
+    }
+}
+
+/// A message as the server takes it: without NUL, not too long.
+fn clean(mut message: String) -> String {
+    const MARK: &str = "... [truncated]";
+    if message.contains('\0') {
+        message = message.replace('\0', "");
+    }
+    if message.len() > LINE_LIMIT {
+        message.truncate(message.floor_char_boundary(LINE_LIMIT - MARK.len()));
+        message.push_str(MARK);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(message: &str) -> NewLog {
+        NewLog {
+            name: "prefect.flow_runs".to_owned(),
+            level: 20,
+            message: message.to_owned(),
+            timestamp: Timestamp::UNIX_EPOCH,
+            flow_run_id: None,
+            task_run_id: None,
+        }
+    }
+
+    #[test]
+    fn a_full_buffer_drops_its_oldest_lines_and_says_so() {
+        let mut buffer = Buffer::default();
+        let text = "x".repeat(LINE_LIMIT);
+        for number in 0..10 {
+            buffer.push(line(&format!("{number}{text}")));
+        }
+        assert!(buffer.bytes <= BUFFER_BYTES);
+        let batch = buffer.batch();
+        assert_eq!(batch[0].message, "3 log line(s) before this one were dropped");
+        assert!(batch[1].message.starts_with('3'));
+    }
+
+    #[test]
+    fn batches_keep_the_order_and_a_failed_one_comes_again() {
+        let mut buffer = Buffer::default();
+        for number in 0..=BATCH_LINES {
+            buffer.push(line(&number.to_string()));
+        }
+        let batch = buffer.batch();
+        assert_eq!(batch.len(), BATCH_LINES);
+        buffer.restore(batch);
+        assert_eq!(buffer.batch()[0].message, "0");
+        assert_eq!(buffer.batch()[0].message, BATCH_LINES.to_string());
+        assert!(buffer.batch().is_empty());
+        assert_eq!(buffer.bytes, 0);
+    }
+
+    #[test]
+    fn messages_are_made_acceptable() {
+        assert_eq!(clean("a\0b".to_owned()), "ab");
+        let long = clean("é".repeat(LINE_LIMIT));
+        assert!(long.len() <= LINE_LIMIT && long.ends_with("[truncated]"));
+    }
+}

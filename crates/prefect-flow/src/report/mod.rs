@@ -1,0 +1,9 @@
+//! What a run tells beside its states: log lines and artifacts. None of it may stop or fail the work.
+
+mod artifact;
+mod log;
+mod progress;
+
+pub(crate) use artifact::{ArtifactQueue, check_key, link};
+pub(crate) use log::{Level, LogSink, Origin};
+pub use progress::Progress;

@@ -1,0 +1,224 @@
+//! One task run from Pending to its end.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use prefect_api::id::TaskRunId;
+use prefect_api::task_event::TaskState;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::reporter::Reporter;
+use super::{Delays, Done, Handle, RetryIf};
+use crate::context::Context;
+use crate::engine::ABORTED;
+use crate::error::{BoxError, TaskCause, TaskError, chain, panic_message};
+use crate::report::Level;
+use crate::slots::{Slots, Taken};
+
+/// A task run about to start.
+pub(super) struct TaskRun {
+    pub(super) ctx: Context,
+    pub(super) reporter: Reporter,
+    pub(super) run_name: Option<String>,
+    pub(super) tags: Vec<String>,
+    pub(super) retries: u32,
+    pub(super) delays: Delays,
+    pub(super) retry_if: Option<Arc<RetryIf>>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) upstreams: Vec<Handle>,
+    /// Ends its waiting. Never fires for a task that is started after the cancellation: it rolls back.
+    pub(super) stop: CancellationToken,
+}
+
+impl TaskRun {
+    pub(super) async fn run<T, E, F, R>(
+        mut self,
+        body: F,
+        permits: Option<Arc<Semaphore>>,
+        handle: Handle,
+    ) -> Result<Done<T>, TaskError>
+    where
+        F: FnMut(Context) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        match self.outcome(body, permits).await {
+            Ok(value) => {
+                self.reporter.close(TaskState::Completed).await;
+                Ok(Done { value, handle })
+            }
+            Err(cause) => {
+                self.reporter.close(last_state(&cause)).await;
+                Err(TaskError { name: self.reporter.name().to_owned(), handle, cause })
+            }
+        }
+    }
+
+    /// All but the last state.
+    async fn outcome<T, E, F, R>(&mut self, body: F, permits: Option<Arc<Semaphore>>) -> Result<T, TaskCause>
+    where
+        F: FnMut(Context) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        self.reporter.enter(TaskState::Pending).await;
+        for upstream in &self.upstreams {
+            if !self.until_cancelled(upstream.completed()).await? {
+                return Err(TaskCause::NotReady { upstream: upstream.id() });
+            }
+        }
+        // A semaphore that is never closed always gives a permit.
+        let _permit = match &permits {
+            Some(permits) => self.until_cancelled(permits.acquire()).await?.ok(),
+            None => None,
+        };
+        let _slots = self.take_slots().await?;
+        if let Some(name) = self.run_name.take() {
+            self.reporter.rename(name);
+        }
+        self.reporter.enter(TaskState::Running).await;
+        self.attempts(body).await
+    }
+
+    async fn attempts<T, E, F, R>(&mut self, mut body: F) -> Result<T, TaskCause>
+    where
+        F: FnMut(Context) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        let mut retry = 0;
+        loop {
+            let cause = match self.attempt(&mut body).await {
+                Ok(value) => return Ok(value),
+                Err(cause) => cause,
+            };
+            if self.stop.is_cancelled() {
+                self.log(Level::Error, format!("Task run ended: {}", chain(&cause)));
+                return Err(TaskCause::Cancelled);
+            }
+            retry += 1;
+            if retry > self.retries || !self.is_worth_a_retry(&cause) {
+                self.log_end(&cause);
+                return Err(cause);
+            }
+            self.prepare_retry(retry, &cause).await?;
+        }
+    }
+
+    async fn attempt<T, E, F, R>(&self, body: &mut F) -> Result<T, TaskCause>
+    where
+        F: FnMut(Context) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        let ctx = self.reporter.context().clone();
+        // After a panic nothing of the attempt is used again but what the caller's closure borrows; that is
+        // the same for a panic in any task.
+        let attempt = AssertUnwindSafe(async { body(ctx).await }).catch_unwind();
+        let ended = match self.timeout {
+            Some(timeout) => {
+                tokio::time::timeout(timeout, attempt).await.map_err(|_| TaskCause::TimedOut(timeout))?
+            }
+            None => attempt.await,
+        };
+        match ended {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(TaskCause::Failed(error.into())),
+            Err(panic) => Err(TaskCause::Panicked(panic_message(&*panic))),
+        }
+    }
+
+    fn is_worth_a_retry(&self, cause: &TaskCause) -> bool {
+        match cause {
+            TaskCause::Failed(error) => self.retry_if.as_ref().is_none_or(|condition| condition(error)),
+            TaskCause::TimedOut(_) => true,
+            _ => false,
+        }
+    }
+
+    async fn prepare_retry(&mut self, retry: u32, cause: &TaskCause) -> Result<(), TaskCause> {
+        let delay = self.delays.before(retry);
+        let when = if delay.is_zero() {
+            "immediately".to_owned()
+        } else {
+            format!("{} second(s) from now", delay.as_secs_f64())
+        };
+        let line = format!(
+            "Task run failed with exception: {} - Retry {retry}/{} will start {when}",
+            chain(cause),
+            self.retries
+        );
+        self.log(Level::Info, line);
+        if !delay.is_zero() {
+            let wait = SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX);
+            let at = Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX);
+            self.reporter.enter(TaskState::AwaitingRetry { at }).await;
+            self.until_cancelled(tokio::time::sleep(delay)).await?;
+        }
+        self.reporter.enter(TaskState::Retrying).await;
+        Ok(())
+    }
+
+    async fn take_slots(&self) -> Result<Option<Slots>, TaskCause> {
+        if self.tags.is_empty() {
+            return Ok(None);
+        }
+        let limits = self.ctx.run.engine.limits();
+        let id: TaskRunId = self.reporter.id();
+        match self.until_cancelled(limits.take(&self.tags, id)).await? {
+            Ok(Taken::Held(slots)) => Ok(Some(slots)),
+            Ok(Taken::Unlimited { first }) => {
+                if first {
+                    let tags = &self.tags;
+                    self.log(
+                        Level::Warning,
+                        format!(
+                            "No concurrency limit exists for any of the tags {tags:?}; nothing is limited."
+                        ),
+                    );
+                }
+                Ok(None)
+            }
+            Err(source) => Err(TaskCause::Slots { tags: self.tags.clone(), source }),
+        }
+    }
+
+    async fn until_cancelled<F: Future>(&self, future: F) -> Result<F::Output, TaskCause> {
+        self.stop.run_until_cancelled(future).await.ok_or(TaskCause::Cancelled)
+    }
+
+    fn log_end(&self, cause: &TaskCause) {
+        let line = match cause {
+            TaskCause::TimedOut(_) | TaskCause::Panicked(_) => last_state(cause).message().to_owned(),
+            _ => format!("Task run failed with exception: {}", chain(cause)),
+        };
+        let exhausted = if self.retries > 0 { " - Retries are exhausted" } else { "" };
+        self.log(Level::Error, format!("{line}{exhausted}"));
+    }
+
+    fn log(&self, level: Level, message: String) {
+        self.reporter.context().log(level, message);
+    }
+}
+
+fn last_state(cause: &TaskCause) -> TaskState {
+    match cause {
+        TaskCause::Failed(_) | TaskCause::Slots { .. } => {
+            TaskState::Failed { message: format!("Task run encountered an exception {}", chain(cause)) }
+        }
+        TaskCause::TimedOut(timeout) => TaskState::TimedOut {
+            message: format!("Task run exceeded timeout of {:?} second(s)", timeout.as_secs_f64()),
+        },
+        TaskCause::Panicked(message) => {
+            TaskState::Crashed { message: format!("Execution of the task panicked: {message}") }
+        }
+        TaskCause::NotReady { upstream } => TaskState::NotReady {
+            message: format!("Upstream task run '{upstream}' did not reach a 'COMPLETED' state."),
+        },
+        TaskCause::Cancelled => TaskState::Crashed { message: ABORTED.to_owned() },
+    }
+}

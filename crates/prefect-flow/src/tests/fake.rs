@@ -1,0 +1,415 @@
+//! A Prefect server on the wire: records the conversation, keeps just enough state to answer.
+//!
+//! HTTP goes to axum; connections that ask for a socket are taken over before axum sees them.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{SinkExt as _, StreamExt as _};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response as Handshake};
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) body: Value,
+}
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) record: Value,
+    /// States proposed and taken, or set by others.
+    pub(super) states: Vec<Value>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) calls: Vec<Call>,
+    pub(super) events: Vec<Value>,
+    pub(super) runs: HashMap<String, Run>,
+    pub(super) flows: HashMap<String, String>,
+    pub(super) task_runs: Vec<Value>,
+    pub(super) variables: HashMap<String, Value>,
+    pub(super) secrets: HashMap<String, Value>,
+    pub(super) deployments: HashMap<String, Value>,
+    /// Answers to `set_state`, before the rules.
+    pub(super) answers: VecDeque<Value>,
+    /// Failures by a part of the path: so many with this status.
+    pub(super) failures: Vec<(String, u32, u16)>,
+    /// Limits by name, with free slots.
+    pub(super) limits: HashMap<String, u32>,
+    pub(super) leases: HashMap<String, Vec<String>>,
+    pub(super) refuse_sockets: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Fake {
+    pub(super) address: SocketAddr,
+    inner: Arc<Mutex<Inner>>,
+    outgoing: broadcast::Sender<Value>,
+    changed: watch::Sender<u64>,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+impl Fake {
+    pub(super) async fn start() -> Self {
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let back = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, http) = (front.local_addr().unwrap(), back.local_addr().unwrap());
+        let (outgoing, _) = broadcast::channel(64);
+        let (changed, _) = watch::channel(0);
+        let shared =
+            Self { address, inner: Arc::default(), outgoing, changed, _tasks: Arc::new(JoinSet::new()) };
+        let mut tasks = JoinSet::new();
+        let router = Router::new().fallback(answer).with_state(shared.clone());
+        tasks.spawn(async move { axum::serve(back, router).await.unwrap() });
+        let accepting = shared.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = front.accept().await {
+                connections.spawn(accepting.clone().connection(stream, http));
+            }
+        });
+        Self { _tasks: Arc::new(tasks), ..shared }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn note(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until what is recorded fulfils a condition.
+    pub(super) async fn until(&self, mut condition: impl FnMut(&Inner) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !condition(&self.lock()) {
+            changed.changed().await.unwrap();
+        }
+    }
+
+    pub(super) fn emit(&self, event: Value) {
+        // Nobody may be listening yet: then the poll has to find it.
+        drop(self.outgoing.send(event));
+    }
+
+    pub(super) fn listeners(&self) -> usize {
+        self.outgoing.receiver_count()
+    }
+
+    async fn connection(self, mut stream: TcpStream, http: SocketAddr) {
+        let mut start = [0; 64];
+        let count = stream.peek(&mut start).await.unwrap_or(0);
+        let start = String::from_utf8_lossy(&start[..count]).into_owned();
+        let Some(path) = ["/api/events/in", "/api/events/out"]
+            .into_iter()
+            .find(|path| start.starts_with(&format!("GET {path} ")))
+        else {
+            let mut upstream = TcpStream::connect(http).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut stream, &mut upstream).await);
+            return;
+        };
+        if self.lock().refuse_sockets {
+            return;
+        }
+        #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
+        let accept = |_: &Request, mut response: Handshake| {
+            response.headers_mut().insert("sec-websocket-protocol", "prefect".parse().unwrap());
+            Ok(response)
+        };
+        let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, accept).await else { return };
+        drop(socket.next().await);
+        drop(socket.send(Message::text(json!({"type": "auth_success"}).to_string())).await);
+        if path.ends_with("in") {
+            while let Some(Ok(message)) = socket.next().await {
+                if let Message::Text(text) = message {
+                    self.lock().events.push(serde_json::from_str(&text).unwrap());
+                    self.note();
+                }
+            }
+            return;
+        }
+        drop(socket.next().await);
+        let mut events = self.outgoing.subscribe();
+        self.note();
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    let Ok(event) = event else { return };
+                    let frame = json!({"type": "event", "event": event}).to_string();
+                    if socket.send(Message::text(frame)).await.is_err() {
+                        return;
+                    }
+                }
+                message = socket.next() => if !matches!(message, Some(Ok(_))) { return },
+            }
+        }
+    }
+}
+
+async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes) -> Response {
+    let path = uri.path().trim_start_matches("/api").to_owned();
+    if path == "/csrf-token" {
+        return (StatusCode::UNPROCESSABLE_ENTITY, r#"{"detail":"CSRF protection is disabled."}"#)
+            .into_response();
+    }
+    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let (status, reply) = {
+        let mut inner = fake.lock();
+        inner.calls.push(Call { method: method.to_string(), path: path.clone(), body: body.clone() });
+        inner.reply(method.as_str(), &path, &body)
+    };
+    fake.note();
+    let status = StatusCode::from_u16(status).unwrap();
+    if status == StatusCode::LOCKED {
+        return (status, [("retry-after", "0.01")], reply.to_string()).into_response();
+    }
+    (status, reply.to_string()).into_response()
+}
+
+impl Inner {
+    /// A run in state Pending, as a worker leaves it.
+    pub(super) fn add_run(&mut self, flow: &str, parameters: &Value, deployment: Option<&str>) -> String {
+        let flow_id = self.flow_id(flow);
+        let id = Uuid::new_v4().to_string();
+        let record = json!({
+            "id": id, "name": "versed-caracal", "flow_id": flow_id, "parameters": parameters,
+            "run_count": 0, "state_type": "PENDING", "state_name": "Pending", "tags": [],
+            "deployment_id": deployment,
+            "empirical_policy": {"max_retries": 0, "retry_delay_seconds": 0.0, "retries": null,
+                "retry_delay": null, "pause_keys": ["1"], "resuming": false, "retry_type": null},
+        });
+        self.runs.insert(id.clone(), Run { record, states: Vec::new() });
+        id
+    }
+
+    pub(super) fn flow_id(&mut self, name: &str) -> String {
+        self.flows.entry(name.to_owned()).or_insert_with(|| Uuid::new_v4().to_string()).clone()
+    }
+
+    pub(super) fn set_state_type(&mut self, run: &str, kind: &str) {
+        let run = self.runs.get_mut(run).unwrap();
+        run.record["state_type"] = json!(kind);
+        run.record["state_name"] = json!(kind);
+    }
+
+    /// Names of the states that a run was brought into.
+    pub(super) fn states(&self, run: &str) -> Vec<String> {
+        self.runs[run].states.iter().map(|state| state["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(super) fn last_message(&self, run: &str) -> String {
+        self.runs[run].states.last().unwrap()["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Names of the task states that were reported, in order: `upload: Running`.
+    pub(super) fn task_states(&self) -> Vec<String> {
+        let mut events: Vec<&Value> =
+            self.events.iter().filter(|it| it["event"].as_str().unwrap().contains("task-run")).collect();
+        events.sort_by_key(|event| event["occurred"].as_str().unwrap().parse::<Timestamp>().unwrap());
+        events
+            .iter()
+            .map(|event| {
+                let key = event["payload"]["task_run"]["task_key"].as_str().unwrap();
+                let name = event["payload"]["validated_state"]["name"].as_str().unwrap();
+                format!("{}: {name}", key.rsplit_once('-').unwrap().0)
+            })
+            .collect()
+    }
+
+    /// All lines that were logged.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let logs = self.calls.iter().filter(|call| call.path == "/logs/");
+        logs.flat_map(|call| call.body.as_array().unwrap())
+            .map(|line| format!("{} {}", line["level"], line["message"].as_str().unwrap()))
+            .collect()
+    }
+
+    pub(super) fn calls_to(&self, method: &str, part: &str) -> Vec<Value> {
+        self.calls
+            .iter()
+            .filter(|call| call.method == method && call.path.contains(part))
+            .map(|call| call.body.clone())
+            .collect()
+    }
+
+    fn reply(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let failure =
+            self.failures.iter_mut().find(|(part, count, _)| path.contains(part.as_str()) && *count > 0);
+        if let Some((_, count, status)) = failure {
+            *count -= 1;
+            return (*status, json!({"exception_message": "as the test wants it"}));
+        }
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        match (method, parts.as_slice()) {
+            ("GET", ["flow_runs", id]) => found(self.runs.get(*id).map(|run| run.record.clone())),
+            ("PATCH", ["flow_runs", id]) => {
+                let record = &mut self.runs.get_mut(*id).unwrap().record;
+                for (key, value) in body.as_object().unwrap() {
+                    record[key] = value.clone();
+                }
+                (204, Value::Null)
+            }
+            ("POST", ["flow_runs", "filter"]) => (200, self.filter_runs(body)),
+            ("POST", ["flow_runs", id, "set_state"]) => (201, self.set_state(id, body)),
+            ("POST", ["flow_runs"]) => {
+                let name = self.flows.iter().find(|(_, id)| **id == body["flow_id"]).unwrap().0.clone();
+                let id = self.add_run(&name, &body["parameters"], None);
+                let record = &mut self.runs.get_mut(&id).unwrap().record;
+                for key in ["flow_version", "parent_task_run_id", "empirical_policy"] {
+                    record[key] = body[key].clone();
+                }
+                if body["name"].is_string() {
+                    record["name"] = body["name"].clone();
+                }
+                (201, record.clone())
+            }
+            ("POST", ["flows"]) => {
+                let name = body["name"].as_str().unwrap();
+                (201, json!({"id": self.flow_id(name), "name": name}))
+            }
+            ("GET", ["flows", id]) => {
+                let name = self.flows.iter().find(|(_, it)| it == id).map(|(name, _)| name);
+                found(name.map(|name| json!({"id": id, "name": name})))
+            }
+            ("GET", ["deployments", id]) => found(self.deployments.get(*id).cloned()),
+            ("POST", ["task_runs"]) => (201, self.create_task_run(body)),
+            ("POST", ["artifacts"]) => (201, json!({"id": Uuid::new_v4(), "data": body["data"]})),
+            ("GET", ["variables", "name", name]) => found(
+                self.variables
+                    .get(*name)
+                    .map(|value| json!({"id": Uuid::new_v4(), "name": name, "value": value})),
+            ),
+            ("GET", ["block_types", "slug", "secret", "block_documents", "name", name]) => {
+                found(self.secrets.get(*name).map(|value| {
+                    json!({"id": Uuid::new_v4(), "name": name, "data": {"value": value},
+                        "block_schema_id": Uuid::new_v4(), "block_type_id": Uuid::new_v4()})
+                }))
+            }
+            ("POST", ["v2", "concurrency_limits", "increment-with-lease"]) => self.acquire(body),
+            ("POST", ["v2", "concurrency_limits", "decrement-with-lease"]) => {
+                let lease = body["lease_id"].as_str().unwrap();
+                for name in self.leases.remove(lease).unwrap_or_default() {
+                    *self.limits.get_mut(&name).unwrap() += 1;
+                }
+                (204, Value::Null)
+            }
+            ("POST", ["events"]) => {
+                self.events.extend(body.as_array().unwrap().iter().cloned());
+                (204, Value::Null)
+            }
+            ("POST", ["logs"]) => (201, Value::Null),
+            ("PATCH", ["artifacts", _]) | ("POST", ["v2", "concurrency_limits", "leases", _, "renew"]) => {
+                (204, Value::Null)
+            }
+            _ => (404, json!({"exception_message": format!("no route {method} {path}")})),
+        }
+    }
+
+    fn acquire(&mut self, body: &Value) -> (u16, Value) {
+        let names: Vec<String> = serde_json::from_value(body["names"].clone()).unwrap();
+        let known: Vec<String> = names.into_iter().filter(|name| self.limits.contains_key(name)).collect();
+        if known.iter().any(|name| self.limits[name] == 0) {
+            return (423, json!({"detail": "Locked"}));
+        }
+        let lease = Uuid::new_v4().to_string();
+        let limits: Vec<Value> =
+            known.iter().map(|name| json!({"id": Uuid::new_v4(), "name": name, "limit": 1})).collect();
+        for name in &known {
+            *self.limits.get_mut(name).unwrap() -= 1;
+        }
+        self.leases.insert(lease.clone(), known);
+        (200, json!({"lease_id": lease, "limits": limits}))
+    }
+
+    fn create_task_run(&mut self, body: &Value) -> Value {
+        let same =
+            |it: &&Value| ["flow_run_id", "task_key", "dynamic_key"].iter().all(|key| it[*key] == body[*key]);
+        if let Some(existing) = self.task_runs.iter().find(same) {
+            return existing.clone();
+        }
+        let mut record = body.clone();
+        record["id"] = json!(Uuid::new_v4());
+        self.task_runs.push(record.clone());
+        record
+    }
+
+    fn filter_runs(&self, body: &Value) -> Value {
+        let filter = &body["flow_runs"];
+        let wanted =
+            |key: &str, value: &Value| filter[key]["any_"].as_array().is_none_or(|any| any.contains(value));
+        let runs = self.runs.values().map(|run| &run.record);
+        runs.filter(|it| wanted("id", &it["id"]) && wanted("parent_task_run_id", &it["parent_task_run_id"]))
+            .cloned()
+            .collect()
+    }
+
+    /// The rules of the contract's section 5 that matter here.
+    fn set_state(&mut self, id: &str, body: &Value) -> Value {
+        let run = self.runs.get_mut(id).unwrap();
+        let mut state = body["state"].clone();
+        state["id"] = json!(Uuid::new_v4());
+        state["timestamp"] = json!(Timestamp::now());
+        if let Some(answer) = self.answers.pop_front() {
+            let mut answer = answer;
+            if answer["status"] == "ACCEPT" {
+                let details = answer["state_details"].take();
+                merge(&mut state["state_details"], &details);
+                run.record["run_count"] = json!(run.record["run_count"].as_u64().unwrap() + 1);
+                run.states.push(state.clone());
+                answer["state"] = state;
+            }
+            return answer;
+        }
+        let current = run.record["state_type"].as_str().unwrap().to_owned();
+        let kind = state["type"].as_str().unwrap().to_owned();
+        let now = json!({"id": Uuid::new_v4(), "type": current, "name": null, "timestamp": Timestamp::now(),
+            "state_details": {}});
+        if body["force"] == false && current == "CANCELLING" {
+            return json!({"status": "REJECT", "state": now, "details": {"reason": "it is cancelling"}});
+        }
+        let count = run.record["run_count"].as_u64().unwrap();
+        let retries = run.record["empirical_policy"]["retries"].as_u64().unwrap_or(0);
+        if kind == "FAILED" && current == "RUNNING" && count <= retries {
+            run.record["state_type"] = json!("SCHEDULED");
+            run.record["empirical_policy"]["retry_type"] = json!("in_process");
+            let waiting = json!({"id": Uuid::new_v4(), "type": "SCHEDULED", "name": "AwaitingRetry",
+                "timestamp": Timestamp::now(), "state_details": {}});
+            run.states.push(waiting.clone());
+            return json!({"status": "REJECT", "state": waiting, "details": {"reason": "Retrying"}});
+        }
+        if kind == "RUNNING" {
+            run.record["run_count"] = json!(count + 1);
+        }
+        run.record["state_type"] = json!(kind);
+        run.record["state_name"] = state["name"].clone();
+        run.states.push(state.clone());
+        json!({"status": "ACCEPT", "state": state, "details": {"type": "accept_details"}})
+    }
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    if let Some(from) = from.as_object() {
+        for (key, value) in from {
+            into[key] = value.clone();
+        }
+    }
+}
+
+fn found(record: Option<Value>) -> (u16, Value) {
+    record.map_or((404, json!({"exception_message": "Object not found."})), |record| (200, record))
+}
