@@ -156,9 +156,12 @@ pub(crate) async fn release(
     let reason = "it was uploaded after the dataset was listed, or marks a folder";
     released.kept.extend(present.into_keys().map(|key| Kept { key, reason }));
 
-    let mut outcomes = stream::iter(pairs)
-        .map(|(source, object)| release_one(store.as_ref(), bucket, source, object))
-        .buffer_unordered(CONCURRENT_DELETIONS);
+    let release_at = |index: usize| {
+        let (source, object): &(&ArchivedSource, ListedObject) = &pairs[index];
+        release_one(store.as_ref(), bucket, source, object)
+    };
+    // Over indices: a closure over references would make this future unprovably `Send` for its callers.
+    let mut outcomes = stream::iter(0..pairs.len()).map(release_at).buffer_unordered(CONCURRENT_DELETIONS);
     while let Some(kept) = outcomes.try_next().await? {
         match kept {
             None => released.deleted += 1,
@@ -172,11 +175,11 @@ async fn release_one(
     store: &dyn ObjectStore,
     bucket: &BucketName,
     source: &ArchivedSource,
-    listed: ListedObject,
+    listed: &ListedObject,
 ) -> Result<Option<Kept>, StoreError> {
     let address = ObjectAddress::new(bucket, &source.key);
-    let etag = match listed.etag {
-        Some(etag) => Some(etag),
+    let etag = match &listed.etag {
+        Some(etag) => Some(etag.clone()),
         None => store.head(&address).await?.map(|info| info.etag),
     };
     let unchanged = etag.as_ref() == Some(&source.etag)

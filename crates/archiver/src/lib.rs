@@ -60,7 +60,7 @@ pub use member::{InvalidMemberPath, MemberPath};
 pub use pack::StoredDatablock;
 pub use plan::{MAX_FILES_PER_DATABLOCK, MAX_RECORD_BYTES, Plan, PlannedDatablock};
 pub use progress::{Progress, ProgressUpdate};
-pub use restore::RestoreSettings;
+pub use restore::{RestoreError, RestoreSettings};
 pub use retrieve::{PresignedUrl, ReadableDatablock, RetrieveError, RetrievedDatablock, Retriever};
 pub use run::{ArchivedDatablock, Archiver, DatasetRun, Settings, Sites};
 pub use script::download_script;

@@ -155,7 +155,9 @@ async fn feed_all(
     feed: &mpsc::Sender<Chunk>,
     meter: &Meter,
 ) -> Result<(), ArchiveError> {
-    let mut opened = stream::iter(files).map(|file| open(store, landing, file)).buffered(READ_AHEAD);
+    // Over indices: a closure over references would make this future unprovably `Send` for its callers.
+    let mut opened =
+        stream::iter(0..files.len()).map(|index| open(store, landing, &files[index])).buffered(READ_AHEAD);
     while let Some(opened) = opened.next().await {
         let mut reader = match opened? {
             Opened::Whole(bytes, etag) => {

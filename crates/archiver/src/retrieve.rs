@@ -133,6 +133,21 @@ impl RetrieveError {
         }
     }
 
+    /// What the reader can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoDatablocks { .. } => "archive the dataset first, or let the account read its datablocks",
+            Self::Size { .. } | Self::Name { .. } | Self::Restore(RestoreError::Missing { .. }) => {
+                "the archive and the catalogue disagree: compare the dataset's datablocks with the archive bucket"
+            }
+            Self::Restore(RestoreError::TimedOut { .. }) => {
+                "start the retrieval again when the store has restored it"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
     /// Whether the run was cancelled rather than failed.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Restore(RestoreError::Cancelled))
