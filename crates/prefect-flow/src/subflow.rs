@@ -125,9 +125,11 @@ impl Call {
         let info = flow.info();
         let (client, patience) = (run.engine.client(), run.engine.patience());
         let new_parent = self.new_parent(&info.name);
-        let parent = patience.insist("create a subflow's task run", || client.create_task_run(&new_parent));
-        let flow_record = patience.insist("create a subflow's flow", || client.create_flow(&info.name));
-        let (parent, flow_record) = tokio::try_join!(parent, flow_record)?;
+        // One after the other: two writes at once make a server on SQLite answer 503, which costs two seconds.
+        let create = || client.create_task_run(&new_parent);
+        let parent = patience.insist("create a subflow's task run", create).await?;
+        let create = || client.create_flow(&info.name);
+        let flow_record = patience.insist("create a subflow's flow", create).await?;
         // In the first attempt there is nothing to find.
         let earlier = if run.attempt > 1 { self.earlier_run(&parent).await? } else { None };
         if let Some(earlier) = earlier {

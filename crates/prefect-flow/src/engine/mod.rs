@@ -81,7 +81,8 @@ impl Engine {
         let logs = LogSink::new(options.log_level, options.logs_to_api);
         let mut background = JoinSet::new();
         let (sink, log_client, every) = (logs.clone(), client.clone(), options.log_interval);
-        background.spawn(async move { sink.deliver(&log_client, every).await });
+        let logs_closing = closing.clone();
+        background.spawn(async move { sink.deliver(&log_client, every, &logs_closing).await });
         let watch = CancelWatch::new(client.clone(), options.poll_interval);
         let watching = watch.clone();
         background.spawn(async move { watching.run().await });
@@ -111,7 +112,6 @@ impl Engine {
         let deadline = self.options.close_deadline;
         self.closing.cancel();
         self.tasks.close();
-        self.background.lock().await.shutdown().await;
         let deliver = async {
             if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
                 tracing::warn!(left = self.tasks.len(), "reports did not reach the Prefect server in time");
@@ -125,6 +125,7 @@ impl Engine {
             _ = async { tokio::join!(deliver, logs) } => {}
             () = self.hurried.cancelled() => tracing::warn!("ended before all reports were delivered"),
         }
+        self.background.lock().await.shutdown().await;
     }
 
     /// The process is asked to end; asked again, it waits for nothing any more.

@@ -10,6 +10,7 @@ use prefect_api::record::NewLog;
 use prefect_client::Client;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Longest line (contract §3.5).
 const LINE_LIMIT: usize = 1_000_000;
@@ -65,6 +66,8 @@ struct Shared {
     buffer: Mutex<Buffer>,
     /// There are enough lines for a batch.
     full: Notify,
+    /// Held while lines are sent: one batch at a time, in order.
+    sending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -128,7 +131,13 @@ impl Buffer {
 
 impl LogSink {
     pub(crate) fn new(level: Level, to_api: bool) -> Self {
-        let shared = Shared { level, to_api, buffer: Mutex::default(), full: Notify::new() };
+        let shared = Shared {
+            level,
+            to_api,
+            buffer: Mutex::default(),
+            full: Notify::new(),
+            sending: tokio::sync::Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -160,16 +169,18 @@ impl LogSink {
         }
     }
 
-    /// Sends batches until it is dropped.
-    pub(crate) async fn deliver(&self, client: &Client, every: Duration) {
+    /// Sends batches until `closing` fires. A batch on its way is not given up then: sent again, its lines would
+    /// be there twice.
+    pub(crate) async fn deliver(&self, client: &Client, every: Duration, closing: &CancellationToken) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
                 () = self.shared.full.notified() => {}
+                () = closing.cancelled() => return,
             }
             if !self.send_all(client).await {
                 // The client has tried for a while already.
-                tokio::time::sleep(every).await;
+                closing.run_until_cancelled(tokio::time::sleep(every)).await;
             }
         }
     }
@@ -190,6 +201,7 @@ impl LogSink {
 
     /// `false` if the server is away.
     async fn send_all(&self, client: &Client) -> bool {
+        let _one_at_a_time = self.shared.sending.lock().await;
         loop {
             let mut sending = Sending { sink: self, batch: self.buffer().batch() };
             if sending.batch.is_empty() {

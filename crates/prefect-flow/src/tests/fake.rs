@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub(super) limits: HashMap<String, u32>,
     pub(super) leases: HashMap<String, Vec<String>>,
     pub(super) refuse_sockets: bool,
+    /// Calls of these paths take effect, but are not answered as long as they are here.
+    pub(super) held: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -88,6 +90,11 @@ impl Fake {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    pub(super) fn release(&self) {
+        self.lock().held.clear();
+        self.note();
     }
 
     fn note(&self) {
@@ -174,6 +181,7 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
         inner.reply(method.as_str(), &path, &body)
     };
     fake.note();
+    fake.until(|inner| !inner.held.contains(&path)).await;
     let status = StatusCode::from_u16(status).unwrap();
     if status == StatusCode::LOCKED {
         return (status, [("retry-after", "0.01")], reply.to_string()).into_response();

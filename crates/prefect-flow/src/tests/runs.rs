@@ -268,6 +268,35 @@ async fn secrets_and_variables_are_read_and_their_faults_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_on_its_way_at_the_end_is_not_sent_twice() {
+    let bench = Bench::with(|options| options.log_interval = Duration::from_millis(1)).await;
+    bench.fake.lock().held.push("/logs/".to_owned());
+    let fake = bench.fake.clone();
+    let flow = greet(move |_, _| {
+        let fake = fake.clone();
+        async move {
+            fake.until(|inner| !inner.lines().is_empty()).await;
+            Ok(())
+        }
+    });
+    let release = async {
+        bench.fake.until(|inner| inner.states(&bench.run).contains(&"Completed".to_owned())).await;
+        // Whatever the closing engine does first, it has every chance to do it.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        bench.fake.release();
+    };
+    let (end, ()) = tokio::join!(bench.execute(flow), release);
+    end.unwrap();
+    let mut lines = bench.fake.lock().lines();
+    lines.sort();
+    let all = lines.len();
+    lines.dedup();
+    assert_eq!((all, lines.len()), (2, 2), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_progress_ends_with_its_last_value() {
     let bench = Bench::new().await;
     let flow = greet(|ctx, _| async move {
