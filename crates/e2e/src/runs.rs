@@ -7,7 +7,7 @@ use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
 use prefect_api::id::FlowRunId;
 use prefect_api::state::StateType;
 use prefect_client::{Client, Settings, settings::Inputs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 /// How often a run is looked at.
@@ -74,10 +74,9 @@ pub async fn logs(client: &Client, id: FlowRunId) -> Result<Vec<String>> {
 
 /// The states that a run went through, oldest first.
 pub async fn states(client: &Client, id: FlowRunId) -> Result<Vec<String>> {
-    let states = client.get_json(&format!("flow_run_states/?flow_run_id={id}")).await?;
-    let mut states: Vec<Map<String, Value>> = serde_json::from_value(states)?;
-    states.sort_by_key(|state| state.get("timestamp").map(ToString::to_string));
-    Ok(states.iter().filter_map(|state| Some(state.get("name")?.as_str()?.to_owned())).collect())
+    let mut states = client.read_flow_run_states(id).await?;
+    states.sort_by_key(|state| state.timestamp);
+    Ok(states.iter().map(|state| state.name().to_owned()).collect())
 }
 
 /// The subflow runs of a run, in the order of their start.

@@ -4,7 +4,7 @@ use prefect_api::event::Event;
 use prefect_api::flow_run::{Flow, FlowRun, FlowRunUpdate, NewFlowRun, NewTaskRun, TaskRun};
 use prefect_api::id::{FlowId, FlowRunId, TaskRunId};
 use prefect_api::record::NewLog;
-use prefect_api::state::{Answer, NewState, OrchestrationResult};
+use prefect_api::state::{Answer, NewState, OrchestrationResult, State};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -78,6 +78,11 @@ impl Client {
             path: format!("/flow_runs/{id}/set_state"),
             source: serde::de::Error::custom(error),
         })
+    }
+
+    /// The states that a flow run went through, in no particular order.
+    pub async fn read_flow_run_states(&self, id: FlowRunId) -> Result<Vec<State>, Error> {
+        self.read(Call::new(Method::GET, "flow_run_states/", &[]).query("flow_run_id", &id.to_string())).await
     }
 
     /// Flow runs that match a filter of the API: `{"flow_runs": {…}, "sort": …, "limit": …}`.
