@@ -88,7 +88,8 @@ pub(crate) async fn upload(
     let sent = send_parts(target, &upload, size, &mut parts, cancel).await;
     drop(parts);
     let result = match sent {
-        Ok(parts) => complete(target, &upload, size, &parts).await,
+        // Likewise: the object may be assembled in spite of the cancellation.
+        Ok(parts) => unless(cancel, complete(target, &upload, size, &parts)).await.and_then(|completed| completed),
         Err(error) => Err(error),
     };
     if result.is_err()
@@ -114,7 +115,8 @@ async fn upload_whole(
     let md5 = Md5Digest::of(&body);
     let expected = md5.to_etag();
     target.journal.object_written(target.address, [&expected], target.preexisting);
-    let reported = target.store.put(target.address, body, md5, target.class).await?;
+    // The journal knows of the object already: it may be there although nobody waited for the answer.
+    let reported = unless(cancel, target.store.put(target.address, body, md5, target.class)).await??;
     target.journal.object_written(target.address, [&expected, &reported], target.preexisting);
     Ok(Uploaded { expected, reported })
 }
@@ -166,23 +168,19 @@ async fn next_part(
     parts: &mut mpsc::Receiver<Part>,
     cancel: &CancellationToken,
 ) -> Result<Option<Part>, ArchiveError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(ArchiveError::Cancelled),
-        part = parts.recv() => Ok(part),
-    }
+    unless(cancel, parts.recv()).await
+}
+
+/// The outcome of `future`, which is dropped when the run is cancelled.
+async fn unless<F: Future>(cancel: &CancellationToken, future: F) -> Result<F::Output, ArchiveError> {
+    cancel.run_until_cancelled(future).await.ok_or(ArchiveError::Cancelled)
 }
 
 async fn next_sent(
     sending: &mut JoinSet<Result<(StoredPart, Md5Digest), StoreError>>,
     cancel: &CancellationToken,
 ) -> Result<(StoredPart, Md5Digest), ArchiveError> {
-    let joined = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(ArchiveError::Cancelled),
-        joined = sending.join_next() => joined,
-    };
-    match joined {
+    match unless(cancel, sending.join_next()).await? {
         Some(Ok(result)) => Ok(result?),
         Some(Err(error)) => Err(ArchiveError::Broken(format!("an uploading task failed ({error})"))),
         None => Err(ArchiveError::Broken("no part was travelling".to_owned())),
