@@ -391,7 +391,8 @@ async fn release_keeps_objects_that_changed_or_came_later() {
         assert_eq!((released.deleted, released.kept.len()), (1, 3), "{released:?}");
         assert_eq!(
             world.landing_keys(),
-            [world.landed("a.txt"), world.landed("b/ünï.dat"), world.landed("late")].map(|at| at.key.to_string())
+            [world.landed("a.txt"), world.landed("b/ünï.dat"), world.landed("late")]
+                .map(|at| at.key.to_string())
         );
     }
 }
