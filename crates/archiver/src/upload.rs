@@ -89,7 +89,9 @@ pub(crate) async fn upload(
     drop(parts);
     let result = match sent {
         // Likewise: the object may be assembled in spite of the cancellation.
-        Ok(parts) => unless(cancel, complete(target, &upload, size, &parts)).await.and_then(|completed| completed),
+        Ok(parts) => {
+            unless(cancel, complete(target, &upload, size, &parts)).await.and_then(|completed| completed)
+        }
         Err(error) => Err(error),
     };
     if result.is_err()
