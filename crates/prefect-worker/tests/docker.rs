@@ -24,7 +24,10 @@ impl Bench {
     async fn new() -> Self {
         let engine = Engine::connect().await.expect("these tests need a Docker engine");
         let image = format!("{}:1", engine.name("probe"));
-        engine.build_image(&image, Image::scratch().file("/probe", probe())).await.unwrap();
+        // The engine shares the steps of equal builds, and one test's clean-up would pull them from under another's
+        // build: no two images may be equal.
+        let contents = Image::scratch().file("/probe", probe()).bytes("/unique", image.clone(), 0o644);
+        engine.build_image(&image, contents).await.unwrap();
         let launcher = DockerLauncher::connect(&|name| std::env::var(name).ok()).await.unwrap();
         Self { engine, launcher, image }
     }
