@@ -123,7 +123,7 @@ async fn a_copy_that_is_not_what_was_sent_keeps_the_landing_zone() {
     local
         .s3
         .faults()
-        .add(Fault::on("HeadObject").containing("datablocks").times(u32::MAX).error("InternalError", 500));
+        .add(Fault::on("HeadObject").containing("datablocks").times(u32::MAX).error("AccessDenied", 403));
     let (_, job) = local.run("archive_datasetlist", "archive", pid).await.unwrap();
     assert_eq!(job["statusMessage"], "finishedUnsuccessful");
     assert_eq!(landed(&local, pid).await, 2, "deleted although nothing was verified");
