@@ -1,0 +1,67 @@
+//! `archive_datasetlist`: archives the datasets of a job.
+
+use archiver::{DatasetId, JobId};
+use prefect_flow::{Context, Done, Flow};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::archive_dataset::{self, DatasetParameters};
+use crate::job::{Job, JobError, Outcomes};
+use crate::site::Site;
+use crate::step;
+
+/// What to archive.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArchiveJob {
+    /// The archive job in SciCat.
+    #[schemars(with = "String", extend("format" = "uuid"))]
+    job_id: JobId,
+    /// Archive only these datasets of the job.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<String>>")]
+    dataset_ids: Option<Vec<DatasetId>>,
+}
+
+/// The flow.
+pub(crate) fn flow() -> Flow<ArchiveJob> {
+    Flow::new("archive_datasetlist", archive_datasetlist)
+        .description("Archives the datasets of a SciCat job from the landing zone into tar datablocks.")
+        .run_name("archive_datasetlist-job_id-{job_id}")
+}
+
+async fn archive_datasetlist(ctx: Context, parameters: ArchiveJob) -> Result<(), JobError> {
+    let site = Site::open(&ctx).await?;
+    let job = Job {
+        ctx: &ctx,
+        site: &site,
+        id: parameters.job_id,
+        status_task: "update_scicat_archival_job_status",
+    };
+    let datasets = match job.begin(parameters.dataset_ids.as_deref()).await {
+        Ok(datasets) => datasets,
+        Err(error) => return Err(job.abandon(error).await),
+    };
+    let outcomes = archive_all(&ctx, &site, &datasets).await;
+    let told = job.finish(outcomes.status(), None).await;
+    outcomes.into_result("archive", job.id)?;
+    told
+}
+
+/// Archives one dataset after the other: each alone fills the memory that a run may use.
+async fn archive_all(ctx: &Context, site: &Site, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
+    let flow = archive_dataset::flow(site.clone());
+    let mut outcomes = Outcomes::default();
+    for dataset in datasets.iter() {
+        if ctx.is_cancelled() {
+            outcomes.fail(dataset, "not begun, since the run was cancelled");
+            continue;
+        }
+        let parameters = DatasetParameters { dataset_id: dataset.clone() };
+        match ctx.subflow(&flow, parameters).wait_for(datasets).await {
+            Ok(_) => outcomes.done.push(dataset.clone()),
+            Err(error) => outcomes.fail(dataset, step::inner_chain(&error)),
+        }
+    }
+    outcomes
+}
