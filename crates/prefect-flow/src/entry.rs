@@ -37,7 +37,11 @@ enum Command {
     /// Print the JSON Schema of a flow's parameters.
     Schema {
         /// The flow's name.
-        flow: String,
+        #[arg(required_unless_present = "all")]
+        flow: Option<String>,
+        /// The schemas of all flows, as one JSON object by flow name: what deployments are made from.
+        #[arg(long, conflicts_with = "flow")]
+        all: bool,
     },
     /// Run a flow now, without a deployment.
     Run {
@@ -85,7 +89,8 @@ pub(crate) fn main(program: Program) -> Exit {
     };
     match cli.command {
         Command::List => list(&program),
-        Command::Schema { flow } => schema(&program, &flow),
+        Command::Schema { flow: Some(flow), .. } => schema(&program, &flow),
+        Command::Schema { flow: None, .. } => schemas(&program),
         Command::Run { flow, parameters } => {
             if program.find(&flow).is_none() {
                 return unknown_flow(&program, &flow);
@@ -151,6 +156,13 @@ fn schema(program: &Program, name: &str) -> Exit {
         }
         None => unknown_flow(program, name),
     }
+}
+
+fn schemas(program: &Program) -> Exit {
+    let all: serde_json::Map<_, _> =
+        program.flows().map(|flow| (flow.info().name.clone(), flow.schema())).collect();
+    print(&format!("{:#}", Value::Object(all)));
+    Exit::Ok
 }
 
 fn unknown_flow(program: &Program, name: &str) -> Exit {

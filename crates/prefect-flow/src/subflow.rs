@@ -132,6 +132,8 @@ impl Call {
         let flow_record = patience.insist("create a subflow's flow", create).await?;
         // In the first attempt there is nothing to find.
         let earlier = if run.attempt > 1 { self.earlier_run(&parent).await? } else { None };
+        // The n-th call need not be about the same thing as the n-th call of the earlier attempt.
+        let earlier = earlier.filter(|earlier| earlier.parameters == *complete);
         if let Some(earlier) = earlier {
             let completed = earlier.state_type == Some(StateType::Completed);
             let over = earlier.state_type.is_some_and(StateType::is_final);

@@ -64,6 +64,28 @@ async fn that_fail_are_errors_of_the_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_completed_with_other_parameters_do_not_count_when_the_parent_is_run_again() {
+    let bench = Bench::new().await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&runs);
+    let flow = greet(move |ctx, _| {
+        let counts = Arc::clone(&counts);
+        async move {
+            let attempt = ctx.attempt();
+            let part = Flow::new("part", move |_, _: Greeting| {
+                counts.fetch_add(1, Ordering::Relaxed);
+                async move { Ok::<_, BoxError>(()) }
+            });
+            ctx.subflow(&part, Greeting { name: "you".to_owned(), count: attempt }).await?;
+            if attempt == 1 { Err("broken".into()) } else { Ok::<_, BoxError>(()) }
+        }
+    })
+    .retries(1, Duration::ZERO);
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    assert_eq!(runs.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn that_completed_are_not_run_again_when_the_parent_is() {
     let bench = Bench::new().await;
     let runs = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
