@@ -158,6 +158,45 @@ async fn a_refused_registration_takes_the_registered_datablocks_along() {
 }
 
 #[tokio::test]
+async fn a_copy_that_is_not_what_was_uploaded_is_found_and_removed() {
+    let mut world = World::start().await;
+    world.set("S3_ARCHIVAL_STORAGE_CLASS", "STANDARD");
+    world.add_dataset(PID, &FILES);
+    // Time to damage the copy between its storage and its verification.
+    let late = Fault::on("PutObject").containing("_0.tar").delay(Duration::from_secs(2)).after_effect();
+    world.s3.faults().add(late);
+    let damage = async {
+        world.until("the first datablock is stored", |world| world.keys(ARCHIVE).len() == 1).await;
+        let key = world.s3.store().objects(ARCHIVE, "").unwrap().remove(0).key;
+        world.s3.store().corrupt(ARCHIVE, &key).unwrap();
+    };
+    let (message, ()) = tokio::join!(fails_without_a_trace(&world), damage);
+    assert!(message.contains("verify") && message.contains("_0.tar"), "{message}");
+}
+
+#[tokio::test]
+async fn a_registration_whose_answer_is_lost_is_made_once() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    world.scicat.faults().add(Fault::on("POST").containing("/datablocks").drop_connection().after_effect());
+    let job = world.archive_job(&[PID]);
+    let output = world.run_job(FLOW, &job).await;
+    assert!(output.status.success(), "{}", output.stderr);
+    assert_eq!(world.scicat.catalogue().datablocks(PID).len(), 3);
+    assert_eq!(world.fate(PID).2, "datasetOnArchiveDisk");
+}
+
+#[tokio::test]
+async fn a_catalogue_that_does_not_know_the_job_is_quoted() {
+    let world = World::start().await;
+    let job = "0f0e0d0c-0b0a-0908-0706-050403020100";
+    assert!(!world.run_job(FLOW, job).await.status.success());
+    let (state, message) = world.prefect.flow_run(&format!("archive_datasetlist-job_id-{job}"));
+    assert_eq!(state, "Failed");
+    assert!(message.contains(job), "{message}");
+}
+
+#[tokio::test]
 async fn a_dataset_that_cannot_be_declared_archived_is_as_before() {
     let world = World::start().await;
     world.add_dataset(PID, &FILES);

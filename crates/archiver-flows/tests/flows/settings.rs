@@ -41,6 +41,18 @@ async fn links_that_would_live_too_long_are_refused() {
 }
 
 #[tokio::test]
+async fn a_wrong_password_is_told_without_quoting_it() {
+    let world = World::start().await;
+    world.prefect.records().secrets.insert("scicat-password".to_owned(), "hunter2".to_owned());
+    let job = world.archive_job(&["20.500.12345/x"]);
+    let output = world.run_job("archive_datasetlist", &job).await;
+    let (state, message) = world.prefect.flow_run(&format!("archive_datasetlist-job_id-{job}"));
+    assert_eq!(state, "Failed");
+    assert!(message.contains("log in to the catalogue"), "{message}");
+    assert!(!world.prefect.logged("hunter2") && !output.stderr.contains("hunter2"));
+}
+
+#[tokio::test]
 async fn deployments_are_made_from_the_present_schemas() {
     let printed = Command::new(env!("CARGO_BIN_EXE_archiver-flows"))
         .args(["schema", "--all"])
