@@ -144,6 +144,13 @@ impl State {
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.kind.default_name())
     }
+
+    /// Whether the run entered this state by `proposal`, even if the answer to it never arrived: the server
+    /// answers REJECT with the state to a proposal that it has accepted before (contract §5.4).
+    pub fn entered_by(&self, proposal: &NewState) -> bool {
+        let proposed = proposal.state_details.transition_id;
+        proposed.is_some() && proposed == self.state_details.transition_id
+    }
 }
 
 /// A state as a client proposes it.
@@ -309,6 +316,23 @@ mod tests {
         let Answer::Reject { state: Some(state), reason } = answer(given) else { panic!("not a reject") };
         assert_eq!(state.name(), "AwaitingConcurrencySlot");
         assert_eq!(reason, "Deployment concurrency limit reached.");
+    }
+
+    #[test]
+    fn a_state_is_known_by_the_proposal_that_made_it() {
+        let ours = NewState::new(StateType::Pending);
+        let state = |transition: Value| -> State {
+            serde_json::from_value(
+                json!({"id": Uuid::nil(), "type": "PENDING", "timestamp": "2026-11-22T05:10:06Z",
+                "state_details": {"transition_id": transition}}),
+            )
+            .unwrap()
+        };
+        assert!(state(json!(ours.state_details.transition_id)).entered_by(&ours));
+        assert!(!state(json!(Uuid::nil())).entered_by(&ours));
+        let mut nameless = ours;
+        nameless.state_details.transition_id = None;
+        assert!(!state(Value::Null).entered_by(&nameless), "two states without ids are not the same");
     }
 
     #[test]
