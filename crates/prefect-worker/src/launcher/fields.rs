@@ -1,4 +1,4 @@
-//! Reads a loosely typed object field by field, with errors that name the field and the value.
+//! Reads a loosely typed object field by field, with errors that name the field.
 
 use std::collections::BTreeMap;
 
@@ -44,9 +44,18 @@ impl Fields {
     }
 }
 
+/// A value of a wrong kind. It is not shown: it may be a secret that a block reference brought to the wrong
+/// place, and the error becomes part of the run's state.
 pub(super) fn wrong(name: &str, expected: &str, value: &Value) -> LaunchError {
-    let shown: String = value.to_string().chars().take(80).collect();
-    LaunchError::Configuration { message: format!("{name} must be {expected}, but it is {shown}") }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text of another form",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    LaunchError::Configuration { message: format!("{name} must be {expected}, but it is {kind}") }
 }
 
 pub(super) fn text(name: &str, value: Value) -> Result<String, LaunchError> {

@@ -156,5 +156,10 @@ mod tests {
         let config = parse(json!({"registry_credentials": credentials, "extra": 1})).unwrap();
         assert!(!format!("{:?}", config.credentials).contains("hunter2"));
         assert_eq!(config.ignored, ["extra"]);
+
+        for misplaced in [json!("u:hunter2"), json!({"username": ["hunter2"]})] {
+            let error = parse(json!({"registry_credentials": misplaced})).err().unwrap().to_string();
+            assert!(error.contains("must be") && !error.contains("hunter2"), "{error}");
+        }
     }
 }

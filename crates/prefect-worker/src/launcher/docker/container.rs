@@ -1,6 +1,7 @@
 //! From a job to the body that creates its container.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bollard::models::ContainerCreateBody;
 use serde_json::{Map, Value, json};
@@ -16,7 +17,6 @@ const API_URL: &str = "PREFECT_API_URL";
 const HOST_ALIAS: &str = "host.docker.internal";
 
 /// Everything that creating a container takes.
-#[derive(Debug)]
 pub(super) struct Plan {
     /// The name wanted; the engine invents one if there is none.
     pub(super) name: Option<String>,
@@ -24,6 +24,13 @@ pub(super) struct Plan {
     pub(super) body: ContainerCreateBody,
     /// Networks to connect before the start, beside the one in the body.
     pub(super) further_networks: Vec<String>,
+}
+
+impl fmt::Debug for Plan {
+    // The body holds the environment, and with it the credentials of the API.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Plans the container. `host_gateway`: the engine knows how to name its host.
