@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ struct Start {
     run_once: bool,
     /// The most runs at a time.
     #[arg(short, long, value_name = "RUNS")]
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
     /// Tell health at /health, by default on port 8080 (`PREFECT_WORKER_WEBSERVER_HOST`, `…_PORT`).
     #[arg(long)]
     with_healthcheck: bool,
@@ -167,7 +168,7 @@ impl Start {
         if let Some(seconds) = self.prefetch_seconds {
             options.prefetch = std::time::Duration::from_secs(seconds);
         }
-        options.limit = self.limit;
+        options.limit = self.limit.map(NonZeroUsize::get);
         options.run_once = self.run_once;
         options.base_job_template = template;
         options.create_pool = !self.no_create_pool_if_not_found;
@@ -293,7 +294,7 @@ mod tests {
             .unwrap();
             assert_eq!((start.pool.as_str(), start.kind.as_deref()), ("pool", Some("docker")));
             assert_eq!(start.work_queues, ["a", "b"]);
-            assert_eq!((start.limit, start.prefetch_seconds), (Some(3), Some(5)));
+            assert_eq!((start.limit.map(NonZeroUsize::get), start.prefetch_seconds), (Some(3), Some(5)));
             assert!(start.run_once && start.with_healthcheck && start.no_create_pool_if_not_found);
         }
     }
@@ -304,6 +305,7 @@ mod tests {
             "prefect-worker start --pool p --name a/b",
             "prefect-worker start",
             "prefect-worker start -p x -l y",
+            "prefect-worker start -p x -l 0",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

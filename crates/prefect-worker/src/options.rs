@@ -8,6 +8,9 @@ use prefect_client::Settings;
 
 use crate::error::Error;
 
+/// No interval is longer, in seconds: a year.
+const LONGEST: f64 = 366.0 * 86_400.0;
+
 /// How a worker works. [`Options::new`] takes the `PREFECT_WORKER_*` settings; the rest is for the caller.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -46,14 +49,15 @@ impl Options {
     pub fn new(pool: String, name: String, settings: &Settings) -> Result<Self, Error> {
         let seconds = |setting: &str, default: f64| -> Result<Duration, Error> {
             let value: f64 = settings.number(setting, default)?;
-            Ok(Duration::try_from_secs_f64(value).unwrap_or(Duration::from_secs_f64(default)))
+            let value = if value.is_nan() { default } else { value };
+            Ok(Duration::from_secs_f64(value.clamp(0.0, LONGEST)))
         };
         Ok(Self {
             name,
             pool,
             queues: Vec::new(),
             prefetch: seconds("PREFECT_WORKER_PREFETCH_SECONDS", 10.0)?,
-            query: seconds("PREFECT_WORKER_QUERY_SECONDS", 10.0)?,
+            query: seconds("PREFECT_WORKER_QUERY_SECONDS", 10.0)?.max(Duration::from_millis(10)),
             heartbeat: seconds("PREFECT_WORKER_HEARTBEAT_SECONDS", 30.0)?.max(Duration::from_secs(1)),
             cancellation_poll: seconds("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", 120.0)?
                 .max(Duration::from_secs(1)),
