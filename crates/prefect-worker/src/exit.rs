@@ -1,8 +1,7 @@
 //! What the end of infrastructure means for its run.
 
 use prefect_api::flow_run::FlowRun;
-use prefect_api::id::StateId;
-use prefect_api::state::StateType;
+use prefect_api::state::{NewState, StateType};
 
 use crate::launcher::Outcome;
 
@@ -25,10 +24,17 @@ pub(crate) enum Verdict {
 /// What makes a run ours: others may have taken it since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'a> {
-    /// The state that we put the run into last.
-    pub(crate) state: StateId,
+    /// The states that we proposed for it.
+    pub(crate) proposals: &'a [NewState],
     /// Its infrastructure, as we told the server.
     pub(crate) infrastructure_pid: &'a str,
+}
+
+/// Whether the run still is where we put it. The answers to our proposals may have been lost, hence the
+/// states are known by their proposals.
+pub(crate) fn untouched(run: &FlowRun, proposals: &[NewState]) -> bool {
+    run.state_type == Some(StateType::Pending)
+        && run.state.as_ref().is_none_or(|state| proposals.iter().any(|proposal| state.entered_by(proposal)))
 }
 
 /// Judges the end of infrastructure by what the server says about the run.
@@ -37,13 +43,16 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
     let still_in = |expected| state == expected;
     let same_infrastructure =
         run.infrastructure_pid.as_deref().is_none_or(|pid| pid == claim.infrastructure_pid);
-    let untouched = run.state.as_ref().is_none_or(|state| state.id == claim.state);
     let retrying_in_process = run.empirical_policy.retry_type.as_deref() == Some("in_process");
 
     if still_in(StateType::Cancelling) && same_infrastructure {
         return Verdict::Cancelled;
     }
-    let unfinished = (still_in(StateType::Pending) && untouched)
+    let failed = !matches!(outcome, Outcome::Exited { code: 0, .. });
+    // A suspended run has no process; one that only pauses has, and nobody could resume it now.
+    let paused_in_process = run.state.as_ref().is_some_and(|state| !state.state_details.pause_reschedule);
+    let unfinished = untouched(run, claim.proposals)
+        || (failed && still_in(StateType::Paused) && paused_in_process && same_infrastructure)
         || (still_in(StateType::Running) && same_infrastructure)
         || (still_in(StateType::Scheduled) && retrying_in_process && same_infrastructure);
     if !unfinished {
@@ -151,13 +160,18 @@ mod tests {
         serde_json::from_value(run).unwrap()
     }
 
-    fn state(id: Uuid, kind: &str) -> Value {
-        json!({"state_type": kind, "state": {"id": id, "type": kind, "timestamp": "2026-11-22T04:42:18Z"}})
+    fn state(transition: Uuid, kind: &str) -> Value {
+        json!({"state_type": kind, "state": {
+            "id": Uuid::now_v7(), "type": kind, "timestamp": "2026-11-22T04:42:18Z",
+            "state_details": {"transition_id": transition},
+        }})
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     fn judge(outcome: Outcome, run: &FlowRun) -> Verdict {
-        verdict(&outcome, run, Claim { state: Uuid::nil().into(), infrastructure_pid: OURS })
+        let mut claim = [NewState::new(StateType::Pending), NewState::new(StateType::Pending)];
+        claim[1].state_details.transition_id = Some(Uuid::nil());
+        verdict(&outcome, run, Claim { proposals: &claim, infrastructure_pid: OURS })
     }
 
     fn exited(code: i64) -> Outcome {
@@ -229,6 +243,15 @@ mod tests {
         let waiting =
             run(&json!({"state_type": "SCHEDULED", "empirical_policy": {"retry_type": "in_process"}}));
         assert!(matches!(judge(exited(137), &waiting), Verdict::Crashed { .. }));
+    }
+
+    #[test]
+    fn a_process_that_dies_while_it_pauses_has_crashed_but_a_suspended_run_has_no_process() {
+        let mut paused = state(Uuid::from_u128(7), "PAUSED");
+        assert!(matches!(judge(exited(137), &run(&paused)), Verdict::Crashed { .. }));
+        assert_eq!(judge(exited(0), &run(&paused)), Verdict::Settled);
+        paused["state"]["state_details"]["pause_reschedule"] = json!(true);
+        assert_eq!(judge(exited(137), &run(&paused)), Verdict::Settled);
     }
 
     #[test]

@@ -38,6 +38,13 @@ pub(crate) enum JobError {
     },
 }
 
+impl JobError {
+    /// Whether the same job may be made later.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_transient())
+    }
+}
+
 /// What a job is made of.
 pub(crate) struct Sources<'a> {
     pub(crate) run: &'a FlowRun,

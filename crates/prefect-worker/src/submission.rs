@@ -8,26 +8,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prefect_api::deployment::Deployment;
-use prefect_api::flow_run::{FlowRun, FlowRunPolicy, FlowRunUpdate};
-use prefect_api::id::{EventId, StateId};
+use prefect_api::flow_run::{FlowRun, FlowRunUpdate};
+use prefect_api::id::EventId;
 use prefect_api::state::{Answer, NewState, StateType};
 use prefect_client::Client;
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::events::{Emitter, Subject};
-use crate::exit::{Claim, Verdict, verdict};
-use crate::job::{self, Sources};
+use crate::exit::Claim;
+use crate::job::{self, JobError, Sources};
 use crate::launcher::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink};
 use crate::pool::Pool;
+use crate::report::RETRY_MAX;
 use crate::run_log::{RunLog, RunLogs};
 
 /// Time a container has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(30);
+/// Outages of server and engine that are shorter only delay a launch.
+const PATIENCE: Duration = Duration::from_mins(30);
 
 /// What all units of a worker share.
 pub(crate) struct Shared {
@@ -59,6 +62,8 @@ enum Unlaunched {
     Cancelled,
     /// The worker stops.
     Stopping,
+    /// It is not ours any more: others have put it into this state.
+    Taken(StateType),
     /// It cannot be: what went wrong, and the text.
     Broken { kind: &'static str, text: String },
 }
@@ -69,11 +74,11 @@ impl From<LaunchError> for Unlaunched {
     }
 }
 
-impl From<job::JobError> for Unlaunched {
-    fn from(error: job::JobError) -> Self {
+impl From<JobError> for Unlaunched {
+    fn from(error: JobError) -> Self {
         let kind = match &error {
-            job::JobError::Api(_) => "PrefectAPIError",
-            job::JobError::Template(_) | job::JobError::Field { .. } => "InvalidJobConfiguration",
+            JobError::Api(_) => "PrefectAPIError",
+            JobError::Template(_) | JobError::Field { .. } => "InvalidJobConfiguration",
         };
         Self::Broken { kind, text: chain(&error) }
     }
@@ -94,16 +99,17 @@ impl Unit {
         log.info(&format!("Worker '{}' submitting flow run '{}'", self.shared.worker, self.run.id));
         let Ok(deployment) = self.deployment(&log).await else { return };
         let Some(claim) = self.claim(&log).await else { return };
-        let mut state = claim;
-        match self.launch(deployment.as_ref(), &mut state, &log).await {
+        let proposals = [claim, NewState::new(StateType::Pending).named("Submitting")];
+        match self.launch(deployment.as_ref(), &proposals, &log).await {
             Ok(launched) => {
                 log.info(&format!("Flow run '{}' submitted to infrastructure", self.run.name));
-                self.follow(launched, state, &log).await;
+                self.follow(launched, &proposals, &log).await;
             }
             Err(Unlaunched::Cancelled) => {
                 self.set_cancelled("Flow run cancelled by worker (no infrastructure found).", &log).await;
             }
-            Err(Unlaunched::Stopping) => self.hand_back(&log).await,
+            Err(Unlaunched::Stopping) => self.hand_back(&proposals, &log).await,
+            Err(Unlaunched::Taken(kind)) => log.info(&not_pending(self.run.id, kind)),
             Err(Unlaunched::Broken { kind, text }) => {
                 log.error(&format!(
                     "Failed to submit flow run '{}' to infrastructure: failed to {text}",
@@ -122,7 +128,7 @@ impl Unit {
         let Some(id) = self.run.deployment_id else { return Ok(None) };
         match self.shared.client.read_deployment(id).await {
             Ok(deployment) => Ok(Some(deployment)),
-            Err(error) if error.is_not_found() => {
+            Err(error) if self.is_gone(&error).await => {
                 let message = format!("Deployment {id} no longer exists, cancelled run.");
                 self.set_cancelled(&message, log).await;
                 Err(())
@@ -136,10 +142,12 @@ impl Unit {
     }
 
     /// Proposes PENDING, which at most one worker gets.
-    async fn claim(&self, log: &RunLog) -> Option<StateId> {
+    async fn claim(&self, log: &RunLog) -> Option<NewState> {
         let id = self.run.id;
-        match self.shared.client.set_flow_run_state(id, &NewState::new(StateType::Pending), false).await {
-            Ok(Answer::Accept(state)) if state.kind == StateType::Pending => return Some(state.id),
+        let claim = NewState::new(StateType::Pending);
+        match self.shared.client.set_flow_run_state(id, &claim, false).await {
+            Ok(Answer::Accept(state)) if state.kind == StateType::Pending => return Some(claim),
+            Ok(Answer::Reject { state: Some(state), .. }) if state.entered_by(&claim) => return Some(claim),
             Ok(Answer::Accept(state) | Answer::Reject { state: Some(state), .. }) => {
                 log.info(&not_pending(id, state.kind));
             }
@@ -151,7 +159,14 @@ impl Unit {
             Ok(Answer::Wait { reason, .. }) => {
                 log.info(&format!("Aborted submission of flow run '{id}'. Server wants to wait: {reason}"));
             }
-            Err(error) => log.error(&format!("Failed to update state of flow run '{id}': {}", chain(&error))),
+            Err(error) => {
+                log.error(&format!("Failed to update state of flow run '{id}': {}", chain(&error)));
+                // What is lost may be the answer only: then the run is ours, and nobody else will run it.
+                let state = if error.is_transient() { self.read_run().await?.state } else { None };
+                if state.is_some_and(|state| state.entered_by(&claim)) {
+                    return Some(claim);
+                }
+            }
         }
         None
     }
@@ -159,68 +174,115 @@ impl Unit {
     async fn launch(
         &self,
         deployment: Option<&Deployment>,
-        state: &mut StateId,
+        [_, submitting]: &[NewState; 2],
         log: &RunLog,
     ) -> Result<Launched, Unlaunched> {
         let shared = &self.shared;
         let pool = Arc::clone(&shared.pool.borrow());
-        let template = pool.template.as_ref().map_err(|error| job::JobError::Template(error.clone()))?;
-        let flow = shared.client.read_flow(self.run.flow_id).await.map_err(job::JobError::Api)?;
+        let make = self.patiently(|| self.make_job(deployment, &pool), JobError::is_transient);
+        let (job, subject) = self.interruptible(make).await??;
+
+        let submitted = shared.events.submitted(&subject).await;
+        self.give_labels(&pool).await;
+        self.propose_submitting(submitting).await?;
+
+        let prepare = self.patiently(|| shared.launcher.prepare(&job), LaunchError::is_transient);
+        self.interruptible(prepare).await??;
+        let infrastructure = self.create(&job, &subject).await?;
+        let created = shared.events.container(&subject, &infrastructure, "created", None).await;
+        if let Err(reason) = self.start(&infrastructure, log).await {
+            return Err(self.discard(&infrastructure, reason, log).await);
+        }
+        let last_event = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
+        Ok(Launched { infrastructure, subject, submitted, last_event })
+    }
+
+    async fn make_job(
+        &self,
+        deployment: Option<&Deployment>,
+        pool: &Pool,
+    ) -> Result<(Job, Subject), JobError> {
+        let template = pool.template.as_ref().map_err(|error| JobError::Template(error.clone()))?;
+        let flow = self.shared.client.read_flow(self.run.flow_id).await?;
         let sources = Sources {
             run: &self.run,
             deployment,
             flow: &flow,
             pool: &pool.record,
             template,
-            worker: &shared.worker,
-            base_env: &shared.base_env,
+            worker: &self.shared.worker,
+            base_env: &self.shared.base_env,
         };
-        let job = self.interruptible(job::make(&sources, &shared.client)).await??;
-
-        let subject = Subject::new(&self.run, deployment, &flow, &pool.record);
-        let submitted = shared.events.submitted(&subject).await;
-        self.give_labels(&pool).await;
-        self.propose_submitting(state).await;
-
-        self.interruptible(shared.launcher.prepare(&job)).await??;
-        let infrastructure = self.create(&job, &subject).await?;
-        let created = shared.events.container(&subject, &infrastructure, "created", None).await;
-        self.store_pid(&infrastructure, log).await;
-        if let Err(reason) = self.start(&infrastructure).await {
-            if let Err(error) = shared.launcher.discard(&infrastructure).await {
-                log.warn(&format!(
-                    "Container '{}' that never ran was not removed: {error}",
-                    infrastructure.name
-                ));
-            }
-            return Err(reason);
-        }
-        let last_event = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
-        Ok(Launched { infrastructure, subject, submitted, last_event })
+        let job = job::make(&sources, &self.shared.client).await?;
+        Ok((job, Subject::new(&self.run, deployment, &flow, &pool.record)))
     }
 
     async fn create(&self, job: &Job, subject: &Subject) -> Result<Infrastructure, Unlaunched> {
-        match self.shared.launcher.create(job).await {
+        match self.patiently(|| self.shared.launcher.create(job), LaunchError::is_transient).await {
             Ok(infrastructure) => {
                 tracing::info!(flow_run.id = %self.run.id, infra.id = infrastructure.id, name = infrastructure.name, "container created");
                 Ok(infrastructure)
             }
-            Err(error) => {
-                self.shared.events.creation_failed(subject).await;
-                Err(error.into())
+            Err(reason) => {
+                if matches!(reason, Unlaunched::Broken { .. }) {
+                    self.shared.events.creation_failed(subject).await;
+                }
+                Err(reason)
             }
         }
     }
 
-    /// Starts the container, unless something came between.
-    async fn start(&self, infrastructure: &Infrastructure) -> Result<(), Unlaunched> {
-        if self.cancel.is_cancelled() {
-            return Err(Unlaunched::Cancelled);
+    /// Starts the container, unless something came between. Where the run will be is stored before it is
+    /// there: whoever comes after us can find it.
+    async fn start(&self, infrastructure: &Infrastructure, log: &RunLog) -> Result<(), Unlaunched> {
+        let update =
+            FlowRunUpdate { infrastructure_pid: Some(infrastructure.pid.clone()), ..Default::default() };
+        let store = self.persist(|| self.shared.client.update_flow_run(self.run.id, &update));
+        if self.interruptible(store).await?.is_none() {
+            log.error(&format!(
+                "An error occurred while setting the `infrastructure_pid` on flow run '{}'",
+                self.run.id
+            ));
         }
-        if self.stop.is_cancelled() {
-            return Err(Unlaunched::Stopping);
+        self.interruptible(std::future::ready(())).await?;
+        self.patiently(|| self.shared.launcher.start(infrastructure), LaunchError::is_transient).await
+    }
+
+    /// Removes infrastructure that will not be used, for this reason.
+    async fn discard(&self, infrastructure: &Infrastructure, reason: Unlaunched, log: &RunLog) -> Unlaunched {
+        let Err(error) = self.shared.launcher.discard(infrastructure).await else { return reason };
+        log.warn(&format!("Container '{}' was not removed: {}", infrastructure.name, chain(&error)));
+        match reason {
+            // The answer to its start may be lost: handed back, the run could run twice.
+            Unlaunched::Stopping => error.into(),
+            reason => reason,
         }
-        Ok(self.shared.launcher.start(infrastructure).await?)
+    }
+
+    /// Repeats a step as long as it fails for reasons that pass. The step itself is never dropped half-way,
+    /// the pauses end when somebody wants something else.
+    async fn patiently<T, E, F>(
+        &self,
+        step: impl Fn() -> F,
+        passes: impl Fn(&E) -> bool,
+    ) -> Result<T, Unlaunched>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: std::error::Error + Into<Unlaunched> + 'static,
+    {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_secs(1);
+        loop {
+            match step().await {
+                Ok(value) => return Ok(value),
+                Err(error) if passes(&error) && Instant::now() + pause < deadline => {
+                    tracing::warn!(flow_run.id = %self.run.id, error = chain(&error), "not launched yet, trying again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.interruptible(tokio::time::sleep(pause)).await?;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
     }
 
     /// Runs a step that may be dropped, until somebody wants something else.
@@ -245,32 +307,26 @@ impl Unit {
         }
     }
 
-    async fn propose_submitting(&self, state: &mut StateId) {
-        let submitting = NewState::new(StateType::Pending).named("Submitting");
-        match self.shared.client.set_flow_run_state(self.run.id, &submitting, false).await {
-            Ok(Answer::Accept(accepted)) => *state = accepted.id,
-            Ok(_) => {}
+    /// Only a name for the UI: where it cannot be set, the run goes on, unless it has left PENDING.
+    async fn propose_submitting(&self, submitting: &NewState) -> Result<(), Unlaunched> {
+        match self.shared.client.set_flow_run_state(self.run.id, submitting, false).await {
+            Ok(Answer::Abort { state: Some(state), .. } | Answer::Reject { state: Some(state), .. }) => {
+                match state.kind {
+                    StateType::Pending => Ok(()),
+                    StateType::Cancelling => Err(Unlaunched::Cancelled),
+                    kind => Err(Unlaunched::Taken(kind)),
+                }
+            }
+            Ok(_) => Ok(()),
             Err(error) => {
                 tracing::debug!(flow_run.id = %self.run.id, error = chain(&error), "Submitting was not set");
+                Ok(())
             }
         }
     }
 
-    /// Stores where the run will be before it is there: whoever comes after us can find it.
-    async fn store_pid(&self, infrastructure: &Infrastructure, log: &RunLog) {
-        let update =
-            FlowRunUpdate { infrastructure_pid: Some(infrastructure.pid.clone()), ..Default::default() };
-        if let Err(error) = self.shared.client.update_flow_run(self.run.id, &update).await {
-            log.error(&format!(
-                "An error occurred while setting the `infrastructure_pid` on flow run '{}': {}",
-                self.run.id,
-                chain(&error)
-            ));
-        }
-    }
-
     /// Waits for the end of the infrastructure and reports it.
-    async fn follow(&self, launched: Launched, state: StateId, log: &RunLog) {
+    async fn follow(&self, launched: Launched, proposals: &[NewState], log: &RunLog) {
         let Launched { infrastructure, subject, submitted, last_event } = launched;
         let shared = &self.shared;
         let mut end = std::pin::pin!(shared.launcher.wait(&infrastructure, shared.output.clone()));
@@ -289,7 +345,11 @@ impl Unit {
                         () = self.stop.cancelled() => return,
                     }
                 } else {
-                    let (outcome, ()) = tokio::join!(end, self.kill(&infrastructure, log));
+                    let outcome = tokio::select! {
+                        biased;
+                        outcome = &mut end => outcome,
+                        never = self.kill(&infrastructure, log) => match never {},
+                    };
                     self.set_cancelled("Flow run cancelled by worker while pending.", log).await;
                     log.info(&format!("Cancelled pending flow run '{}'", self.run.id));
                     outcome
@@ -301,116 +361,29 @@ impl Unit {
             Outcome::Vanished => -1,
         };
         shared.events.container(&subject, &infrastructure, "exited", Some(last_event)).await;
-        self.report(&outcome, Claim { state, infrastructure_pid: &infrastructure.pid }, log).await;
+        self.report(&outcome, Claim { proposals, infrastructure_pid: &infrastructure.pid }, log).await;
         shared.events.executed(&subject, &infrastructure.pid, code, submitted).await;
+        if let Err(error) = shared.launcher.tidy(&infrastructure).await {
+            log.warn(&format!("Container '{}' was not removed: {}", infrastructure.name, chain(&error)));
+        }
     }
 
-    async fn kill(&self, infrastructure: &Infrastructure, log: &RunLog) {
+    /// Ends the infrastructure, and tries again as long as nobody has seen it end.
+    async fn kill(&self, infrastructure: &Infrastructure, log: &RunLog) -> std::convert::Infallible {
         let mut pause = Duration::from_secs(1);
         loop {
             match self.shared.launcher.kill(infrastructure, GRACE).await {
-                Ok(()) | Err(LaunchError::NotFound { .. }) => return,
-                Err(error) if error.is_transient() => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(GRACE);
-                }
-                Err(error) => {
-                    log.error(&format!("Error killing infrastructure: {}", chain(&error)));
-                    return;
-                }
+                Ok(()) | Err(LaunchError::NotFound { .. }) => std::future::pending().await,
+                Err(error) => log.warn(&format!("Error killing infrastructure: {}", chain(&error))),
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
     /// Whether the run has entered RUNNING since we claimed it.
     async fn has_reported_running(&self) -> bool {
-        let read = || self.shared.client.read_flow_run(self.run.id);
-        self.persist(read).await.is_some_and(|run| run.run_count > self.run.run_count)
-    }
-
-    async fn report(&self, outcome: &Outcome, claim: Claim<'_>, log: &RunLog) {
-        let Some(run) = self.persist(|| self.shared.client.read_flow_run(self.run.id)).await else { return };
-        match verdict(outcome, &run, claim) {
-            Verdict::Settled => {}
-            Verdict::Cancelled => {
-                self.set_cancelled("Flow run cancelled by worker: its infrastructure has ended.", log).await;
-            }
-            Verdict::Crashed { message, advice } => {
-                self.make_retriable(&run).await;
-                self.set_crashed(&message, log).await;
-                if let Some(advice) = advice {
-                    log.info(advice);
-                }
-            }
-        }
-    }
-
-    /// A crash in the middle of an in-process retry leaves a mark that keeps the UI's retry from ever being
-    /// picked up; nobody else removes it.
-    async fn make_retriable(&self, run: &FlowRun) {
-        if run.empirical_policy.retry_type.is_none() {
-            return;
-        }
-        let policy = FlowRunPolicy { retry_type: None, ..run.empirical_policy.clone() };
-        let update = FlowRunUpdate { empirical_policy: Some(policy), ..Default::default() };
-        self.persist(|| self.shared.client.update_flow_run(self.run.id, &update)).await;
-    }
-
-    async fn set_crashed(&self, message: &str, log: &RunLog) {
-        let state = NewState::new(StateType::Crashed).with_message(message);
-        let answer = self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, false)).await;
-        if let Some(Answer::Accept(_)) = answer {
-            log.info(&format!("Reported flow run '{}' as crashed: {message}", self.run.id));
-        }
-    }
-
-    async fn set_cancelled(&self, message: &str, log: &RunLog) {
-        let state = NewState::new(StateType::Cancelled).with_message(message);
-        if self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, true)).await.is_some() {
-            log.info(message);
-        }
-    }
-
-    /// Gives a claimed run that has not started back to the queue.
-    async fn hand_back(&self, log: &RunLog) {
-        let state = NewState::new(StateType::Scheduled)
-            .scheduled_at(Timestamp::now())
-            .with_message(format!("Handed back by worker '{}', which is stopping.", self.shared.worker));
-        if let Some(Answer::Accept(_)) =
-            self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, false)).await
-        {
-            log.info(&format!(
-                "Handed flow run '{}' back: worker '{}' is stopping",
-                self.run.id, self.shared.worker
-            ));
-        }
-    }
-
-    /// Makes a call until it succeeds or cannot: an outage of the server only delays what it must be told.
-    /// `None` if the run is gone or the server refuses.
-    async fn persist<T, F>(&self, call: impl Fn() -> F) -> Option<T>
-    where
-        F: Future<Output = Result<T, prefect_client::Error>>,
-    {
-        let mut pause = Duration::from_secs(1);
-        loop {
-            match call().await {
-                Ok(value) => return Some(value),
-                Err(error) if error.is_not_found() => {
-                    tracing::debug!(flow_run.id = %self.run.id, "the run was deleted");
-                    return None;
-                }
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(flow_run.id = %self.run.id, error = chain(&error), "the server was not told, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(30));
-                }
-                Err(error) => {
-                    tracing::error!(flow_run.id = %self.run.id, error = chain(&error), "the server refused");
-                    return None;
-                }
-            }
-        }
+        self.read_run().await.is_some_and(|run| run.run_count > self.run.run_count)
     }
 }
 

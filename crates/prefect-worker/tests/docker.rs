@@ -110,6 +110,7 @@ async fn output_environment_and_exit_codes_come_back() {
 
     let failing = bench.start(&bench.job("/probe exit 3", json!({}))).await;
     assert_eq!(bench.end(&failing).await.0, exited(3));
+    bench.launcher.tidy(&failing).await.unwrap();
     assert_eq!(bench.end(&failing).await.0, exited(3), "waiting again gives the same answer");
 
     let quiet = bench.start(&bench.job("/probe print secret", json!({"stream_output": false}))).await;
@@ -152,12 +153,15 @@ async fn a_container_that_ignores_the_request_is_killed_after_the_grace() {
 }
 
 #[tokio::test]
-async fn auto_remove_keeps_the_exit_code() {
+async fn auto_remove_keeps_the_exit_code_until_it_is_reported() {
     let bench = Bench::new().await;
     let job = bench.job("/probe exit 7", json!({"auto_remove": true}));
     let running = bench.start(&job).await;
     assert_eq!(bench.end(&running).await.0, exited(7));
+    assert!(bench.exists(&running).await, "until its end is reported it is the only record of it");
+    bench.launcher.tidy(&running).await.unwrap();
     assert!(!bench.exists(&running).await);
+    bench.launcher.tidy(&running).await.unwrap();
     assert_eq!(bench.end(&running).await.0, Outcome::Vanished);
     let error = bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");

@@ -3,7 +3,7 @@
 //! A launcher turns a [`Job`] into something that runs, in steps that a driver can interrupt between:
 //! [`prepare`](Launcher::prepare) may take long and may be dropped at any time; [`create`](Launcher::create)
 //! and [`start`](Launcher::start) are short and are never dropped half-way; [`wait`](Launcher::wait) may be
-//! dropped and called again, also by another process. All that a launcher must remember about a job is on
+//! dropped and called again, also by another process; [`tidy`](Launcher::tidy) comes last. All that a launcher must remember about a job is on
 //! the infrastructure itself, so that a later worker can take over.
 
 pub(crate) mod docker;
@@ -193,9 +193,12 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     /// Starts it. Starting what runs already is no error.
     async fn start(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError>;
 
-    /// Waits for its end, survives restarts of the engine, and tidies up if the job asked for it. May be
-    /// dropped and called again.
+    /// Waits for its end, and survives restarts of the engine. May be dropped and called again.
     async fn wait(&self, infrastructure: &Infrastructure, output: OutputSink) -> Outcome;
+
+    /// Removes it if the job asked for that. To be called once its end is reported: until then it is the
+    /// only record of how it ended.
+    async fn tidy(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError>;
 
     /// Ends it: asks, and after `grace` forces.
     async fn kill(&self, infrastructure: &Infrastructure, grace: Duration) -> Result<(), LaunchError>;

@@ -35,11 +35,16 @@ struct Server {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own that a test switches on")]
 struct Records {
     pool: Option<Value>,
     deployment_gone: bool,
     runs: BTreeMap<Uuid, Value>,
     reject_claims: bool,
+    /// What answers 404 like a proxy without a server, health included.
+    away: bool,
+    /// The next claim is accepted, but the answer is lost.
+    lose_claim: bool,
     demand_credentials: bool,
     /// The next proposal of this state gets a 500.
     fail_next: Option<String>,
@@ -56,7 +61,7 @@ impl FakeApi {
         let pool = json!({"id": ID, "name": "pool", "type": "docker", "base_job_template": {}});
         let records = Mutex::new(Records { pool: Some(pool), ..Records::default() });
         let server = Arc::new(Server { journal, records, polls: watch::Sender::new(0) });
-        let guard = middleware::from_fn_with_state(Arc::clone(&server), demand_credentials);
+        let guard = middleware::from_fn_with_state(Arc::clone(&server), guard);
         let router = Router::new()
             .route(
                 "/api/csrf-token",
@@ -67,6 +72,7 @@ impl FakeApi {
                     )
                 }),
             )
+            .route("/api/health", get(|| async { ok(json!(true)) }))
             .route("/api/work_pools/", post(create_pool))
             .route("/api/work_pools/pool", get(read_pool).patch(change_pool))
             .route("/api/work_pools/pool/workers/heartbeat", post(heartbeat))
@@ -131,8 +137,22 @@ impl FakeApi {
         self.records(|records| records.reject_claims = true);
     }
 
-    pub(super) fn demand_credentials(&self) {
-        self.records(|records| records.demand_credentials = true);
+    pub(super) fn demand_credentials(&self, demand: bool) {
+        self.records(|records| records.demand_credentials = demand);
+    }
+
+    /// From now on, or not any more, only a proxy answers.
+    pub(super) fn go_away(&self, away: bool) {
+        self.records(|records| records.away = away);
+    }
+
+    pub(super) fn lose_the_next_claim(&self) {
+        self.records(|records| records.lose_claim = true);
+    }
+
+    /// Somebody else ends a run.
+    pub(super) fn end(&self, id: Uuid) {
+        self.enter(id, "FAILED");
     }
 
     pub(super) fn fail_next(&self, state: &str) {
@@ -180,13 +200,22 @@ fn state_of(kind: &str, name: &str) -> Value {
     json!({"state_type": kind, "state_name": name, "state": state})
 }
 
-async fn demand_credentials(
+async fn guard(
     State(server): Shared,
     request: axum::extract::Request,
     next: middleware::Next,
 ) -> axum::response::Response {
     use axum::response::IntoResponse as _;
-    if server.records.lock().unwrap().demand_credentials {
+    let (away, demand) = {
+        let records = server.records.lock().unwrap();
+        (records.away, records.demand_credentials)
+    };
+    if away {
+        server.journal.write("answered by a proxy");
+        return (StatusCode::NOT_FOUND, "404 page not found").into_response();
+    }
+    if demand {
+        server.journal.write("unauthorized");
         return answer(StatusCode::UNAUTHORIZED, json!({"exception_message": "Unauthorized"}))
             .into_response();
     }
@@ -277,8 +306,22 @@ async fn set_state(State(server): Shared, Path(id): Path<Uuid>, Json(body): Json
             json!({"status": "REJECT", "state": state, "details": {"type": "reject_details", "reason": "full"}}),
         );
     }
-    let change = state_of(&kind, &name);
-    merge(records.runs.get_mut(&id).unwrap(), change.clone());
+    let run = records.runs.get_mut(&id).unwrap();
+    let transition = &body["state"]["state_details"]["transition_id"];
+    if run["state"]["state_details"]["transition_id"] == *transition {
+        server.journal.write(format!("repeated: {entry}"));
+        return ok(json!({"status": "REJECT", "state": run["state"], "details": {"type": "reject_details"}}));
+    }
+    if name == "Submitting" && run["state_type"] != "PENDING" {
+        return ok(json!({"status": "ABORT", "state": run["state"], "details": {"type": "abort_details"}}));
+    }
+    let mut change = state_of(&kind, &name);
+    change["state"]["state_details"] = json!({"transition_id": transition});
+    merge(run, change.clone());
+    if std::mem::take(&mut records.lose_claim) {
+        server.journal.write(format!("answer lost: {entry}"));
+        return answer(StatusCode::INTERNAL_SERVER_ERROR, Value::Null);
+    }
     server.journal.write(entry.trim_end());
     answer(
         StatusCode::CREATED,

@@ -23,6 +23,8 @@ pub(super) struct FakeLauncher {
 struct Behaviour {
     hang_in_prepare: bool,
     refuse_to_start: bool,
+    /// The next creation finds no engine.
+    engine_away: bool,
 }
 
 impl FakeLauncher {
@@ -37,6 +39,10 @@ impl FakeLauncher {
 
     pub(super) fn refuse_to_start(&self) {
         self.behaviour.lock().unwrap().refuse_to_start = true;
+    }
+
+    pub(super) fn miss_the_engine_once(&self) {
+        self.behaviour.lock().unwrap().engine_away = true;
     }
 
     /// Whatever runs, and whatever will run, ends with this code.
@@ -75,6 +81,11 @@ impl Launcher for FakeLauncher {
     }
 
     async fn create(&self, job: &Job) -> Result<Infrastructure, LaunchError> {
+        if std::mem::take(&mut self.behaviour.lock().unwrap().engine_away) {
+            self.journal.write("no engine");
+            let (address, message) = ("fake".to_owned(), "away".to_owned());
+            return Err(LaunchError::Unreachable { address, message });
+        }
         self.journal.write("create");
         Ok(Infrastructure::new("c", &job.name, "fake:c"))
     }
@@ -92,6 +103,11 @@ impl Launcher for FakeLauncher {
         let mut exit = self.exit.subscribe();
         let code = exit.wait_for(Option::is_some).await.ok().and_then(|code| *code);
         Outcome::Exited { code: code.unwrap_or(-1), out_of_memory: false, error: None }
+    }
+
+    async fn tidy(&self, _: &Infrastructure) -> Result<(), LaunchError> {
+        self.journal.write("tidy");
+        Ok(())
     }
 
     async fn kill(&self, _: &Infrastructure, grace: Duration) -> Result<(), LaunchError> {

@@ -120,7 +120,7 @@ async fn a_run_is_claimed_launched_and_its_crash_reported_in_this_order() {
     let worker = bench.run(bench.options()).await;
     bench.journal.until("start").await;
     bench.launcher.finish(3);
-    bench.journal.until("CRASHED").await;
+    bench.journal.until("tidy").await;
     worker.stop().await;
     let journal: Vec<String> =
         bench.journal.all().into_iter().map(|entry| entry.replace(&run.to_string(), "<run>")).collect();
@@ -136,7 +136,8 @@ async fn a_run_is_claimed_launched_and_its_crash_reported_in_this_order() {
       "change run {\"infrastructure_pid\":\"fake:c\"}",
       "start",
       "read run",
-      "state CRASHED Crashed Flow run infrastructure exited with non-zero status code 3. Process exited with an unexpected status code."
+      "state CRASHED Crashed Flow run infrastructure exited with non-zero status code 3. Process exited with an unexpected status code.",
+      "tidy"
     ]
     "#);
 }
@@ -152,6 +153,65 @@ async fn the_server_is_told_again_until_it_listens() {
     bench.journal.until("refused: state CRASHED").await;
     bench.journal.until("general error").await;
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_final_report_waits_for_a_server_behind_a_proxy_and_for_credentials() {
+    let bench = Bench::new().await;
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("start").await;
+    bench.api.go_away(true);
+    bench.launcher.finish(1);
+    bench.journal.until("answered by a proxy").await;
+    bench.api.demand_credentials(true);
+    bench.api.go_away(false);
+    bench.journal.until("unauthorized").await;
+    bench.api.demand_credentials(false);
+    bench.journal.until("general error").await;
+    bench.journal.until("tidy").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_a_claim() {
+    let bench = Bench::new().await;
+    bench.api.lose_the_next_claim();
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("answer lost: state PENDING Pending").await;
+    bench.journal.until("start").await;
+    bench.launcher.finish(3);
+    bench.journal.until("CRASHED").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_the_engine_only_delays_a_launch() {
+    let bench = Bench::new().await;
+    bench.launcher.miss_the_engine_once();
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("no engine").await;
+    bench.journal.until("start").await;
+    worker.stop().await;
+    assert!(!bench.journal.has("CRASHED"), "{:#?}", bench.journal.all());
+}
+
+#[tokio::test]
+async fn a_run_that_ended_meanwhile_is_not_handed_back() {
+    let bench = Bench::new().await;
+    bench.launcher.hang_in_prepare();
+    let run = bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("prepare").await;
+    bench.api.end(run);
+    worker.stop().await;
+    assert!(
+        bench.journal.has("read run") && !bench.journal.has("state SCHEDULED"),
+        "{:#?}",
+        bench.journal.all()
+    );
 }
 
 #[tokio::test]
@@ -325,7 +385,7 @@ async fn pools_that_cannot_be_served_are_refused_and_not_touched() {
 #[tokio::test]
 async fn wrong_credentials_are_a_configuration_error() {
     let bench = Bench::new().await;
-    bench.api.demand_credentials();
+    bench.api.demand_credentials(true);
     let error = bench.register(bench.options()).await.err().unwrap();
     assert_eq!(error.exit_code(), 64);
     assert!(error.hint().unwrap().contains("PREFECT_API_AUTH_STRING"));

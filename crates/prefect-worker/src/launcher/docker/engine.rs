@@ -71,12 +71,15 @@ impl Engine {
                 let image = message.rsplit_once("No such image: ").map_or("", |(_, image)| image).to_owned();
                 LaunchError::Image { image, message }
             }
-            Error::DockerResponseServerError { message, .. } => LaunchError::Engine { action, message },
-            Error::DockerStreamError { error } => LaunchError::Engine { action, message: error },
-            error @ (Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => {
-                LaunchError::Engine { action, message: failure(&error) }
+            // Only these may pass; whatever else fails would fail again.
+            error @ (Error::RequestTimeoutError
+            | Error::IOError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::HyperLegacyError { .. }
+            | Error::SocketNotFoundError(_)) => {
+                LaunchError::Unreachable { address: self.address.clone(), message: failure(&error) }
             }
-            error => LaunchError::Unreachable { address: self.address.clone(), message: failure(&error) },
+            error => LaunchError::Engine { action, message: failure(&error) },
         }
     }
 

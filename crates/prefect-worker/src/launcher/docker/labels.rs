@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bollard::models::ContainerInspectResponse;
+
 use super::super::Job;
 use super::config::DockerConfig;
 
@@ -11,7 +13,7 @@ pub(super) const FLOW_RUN: &str = "io.ferryman.flow-run-id";
 const WORK_POOL: &str = "io.ferryman.work-pool";
 /// The worker that launched it.
 const WORKER: &str = "io.ferryman.worker";
-/// Present if the container is to be removed once its end is known.
+/// Present if the container is to be removed once its end is reported.
 pub(super) const AUTO_REMOVE: &str = "io.ferryman.auto-remove";
 /// Present if nobody wants its output.
 pub(super) const QUIET: &str = "io.ferryman.quiet";
@@ -36,6 +38,12 @@ pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
 /// The filter of containers that were made for `job`'s flow run.
 pub(super) fn filter(job: &Job) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{FLOW_RUN}={}", job.flow_run_id)])])
+}
+
+/// Whether the container bears this label.
+pub(super) fn has(container: &ContainerInspectResponse, label: &str) -> bool {
+    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.is_some_and(|labels| labels.contains_key(label))
 }
 
 /// `prefect.io/name` to `io.prefect.name`, as Docker wants namespaces.

@@ -17,8 +17,8 @@ use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
 use bollard::models::NetworkConnectRequest;
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, InspectNetworkOptions, ListContainersOptions,
-    RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
+    ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
@@ -85,7 +85,17 @@ impl DockerLauncher {
         let credentials = config
             .credentials
             .as_ref()
-            .filter(|credentials| image::credentials_apply(&credentials.registry_url, &config.image))
+            .filter(|credentials| {
+                let apply = image::credentials_apply(&credentials.registry_url, &config.image);
+                if !apply {
+                    tracing::warn!(
+                        image = config.image,
+                        ?credentials,
+                        "the credentials are for another registry, pulling without"
+                    );
+                }
+                apply
+            })
             .map(|credentials| bollard::auth::DockerCredentials {
                 username: Some(credentials.username.clone()),
                 password: Some(credentials.password.expose_secret().to_owned()),
@@ -106,7 +116,11 @@ impl DockerLauncher {
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => {
-                    return Err(failed(format!("Docker pull failed: {}", failure(&error))));
+                    let message = format!("Docker pull failed: {}", failure(&error));
+                    return Err(match self.engine.error("pull the image", error) {
+                        unreachable @ LaunchError::Unreachable { .. } => unreachable,
+                        _ => failed(message),
+                    });
                 }
                 Err(_) => return Err(failed(format!("no progress for {} seconds", PULL_SILENCE.as_secs()))),
             }
@@ -211,7 +225,9 @@ impl Launcher for DockerLauncher {
         self.clear_unstarted(job).await?;
         let infrastructure = self.create_named(plan).await?;
         if let Err(error) = self.connect_networks(&infrastructure.id, &networks).await {
-            self.remove(&infrastructure.id).await?;
+            if let Err(removal) = self.remove(&infrastructure.id).await {
+                tracing::warn!(container = infrastructure.name, error = %removal, "container was not removed");
+            }
             return Err(error);
         }
         Ok(infrastructure)
@@ -226,13 +242,17 @@ impl Launcher for DockerLauncher {
     }
 
     async fn wait(&self, infrastructure: &Infrastructure, output: OutputSink) -> Outcome {
-        let ended = watch::until_end(&self.engine, &infrastructure.id, output).await;
-        if ended.remove
-            && let Err(error) = self.remove(&infrastructure.id).await
-        {
-            tracing::warn!(container = infrastructure.name, %error, "container was not removed");
+        watch::until_end(&self.engine, &infrastructure.id, output).await
+    }
+
+    async fn tidy(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
+        match self.docker().inspect_container(&infrastructure.id, None::<InspectContainerOptions>).await {
+            Ok(container) if labels::has(&container, labels::AUTO_REMOVE) => {
+                self.remove(&infrastructure.id).await
+            }
+            Ok(_) | Err(Refused { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(self.engine.error("inspect the container", error)),
         }
-        ended.outcome
     }
 
     async fn kill(&self, infrastructure: &Infrastructure, grace: Duration) -> Result<(), LaunchError> {

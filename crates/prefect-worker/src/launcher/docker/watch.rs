@@ -18,22 +18,15 @@ const WAIT_RENEWAL: Duration = Duration::from_mins(1);
 const OUTPUT_RESIDUE: Duration = Duration::from_secs(5);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 
-/// What is known at the end.
-pub(super) struct Ended {
-    pub(super) outcome: Outcome,
-    /// The job asked for the container to be removed.
-    pub(super) remove: bool,
-}
-
 /// Waits for the end of a container; its output goes to `output` meanwhile.
-pub(super) async fn until_end(engine: &Engine, id: &str, output: OutputSink) -> Ended {
+pub(super) async fn until_end(engine: &Engine, id: &str, output: OutputSink) -> Outcome {
     let mut pause = Duration::from_millis(500);
     let mut since = 0;
     loop {
         match attempt(engine, id, &output, since).await {
-            Ok(ended) => return ended,
+            Ok(outcome) => return outcome,
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
-                return Ended { outcome: Outcome::Vanished, remove: false };
+                return Outcome::Vanished;
             }
             Err(error) => {
                 tracing::warn!(
@@ -49,10 +42,8 @@ pub(super) async fn until_end(engine: &Engine, id: &str, output: OutputSink) -> 
     }
 }
 
-async fn attempt(engine: &Engine, id: &str, output: &OutputSink, since: i32) -> Result<Ended, Error> {
-    let first = inspect(engine, id).await?;
-    let has = |label| labels_of(&first).is_some_and(|labels| labels.contains_key(label));
-    let (remove, quiet) = (has(labels::AUTO_REMOVE), has(labels::QUIET));
+async fn attempt(engine: &Engine, id: &str, output: &OutputSink, since: i32) -> Result<Outcome, Error> {
+    let quiet = labels::has(&inspect(engine, id).await?, labels::QUIET);
 
     let follow = async {
         if !quiet {
@@ -74,12 +65,11 @@ async fn attempt(engine: &Engine, id: &str, output: &OutputSink, since: i32) -> 
         tracing::debug!(container = id, "gave up on the rest of the output");
     }
     // The state tells more than the wait: whether memory ran out, what the engine says.
-    let outcome = match inspect(engine, id).await {
-        Ok(last) => outcome(code, last.state),
-        Err(Error::DockerResponseServerError { status_code: 404, .. }) => outcome(code, None),
-        Err(error) => return Err(error),
-    };
-    Ok(Ended { outcome, remove })
+    match inspect(engine, id).await {
+        Ok(last) => Ok(outcome(code, last.state)),
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(outcome(code, None)),
+        Err(error) => Err(error),
+    }
 }
 
 fn outcome(waited: Option<i64>, state: Option<ContainerState>) -> Outcome {
@@ -143,8 +133,4 @@ async fn follow(engine: &Engine, id: &str, output: &OutputSink, since: i32) {
 
 async fn inspect(engine: &Engine, id: &str) -> Result<ContainerInspectResponse, Error> {
     engine.docker.inspect_container(id, None::<InspectContainerOptions>).await
-}
-
-fn labels_of(container: &ContainerInspectResponse) -> Option<&std::collections::HashMap<String, String>> {
-    container.config.as_ref()?.labels.as_ref()
 }
