@@ -85,6 +85,9 @@ impl Error {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { .. } => Some("is the Prefect server running, and is PREFECT_API_URL right?"),
+            Self::Status { status: 300..=399, .. } => {
+                Some("the server redirects elsewhere: set PREFECT_API_URL to the address where the API is")
+            }
             Self::Status { status: 401, .. } => {
                 Some("the server wants other credentials: see PREFECT_API_AUTH_STRING and PREFECT_API_KEY")
             }

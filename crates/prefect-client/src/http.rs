@@ -1,5 +1,6 @@
 //! The client: one connection pool, one identity, the retries of the protocol.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::csrf::Csrf;
@@ -29,6 +31,9 @@ pub const API_VERSION: &str = "0.8.4";
 
 /// Answers are small; whatever is larger than this is not the API.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// A server under maintenance does not use up our tries, for at most so long.
+const MAINTENANCE: Duration = Duration::from_mins(15);
 
 /// A client of one Prefect API. Cheap to clone; clones share connections, identity and CSRF token.
 #[derive(Clone)]
@@ -133,7 +138,7 @@ impl Client {
             .connect_timeout(timeout.min(Duration::from_secs(30)))
             // The server closes idle connections after 5 s; a connection that it is just closing costs a retry.
             .pool_idle_timeout(Duration::from_secs(4))
-            .redirect(reqwest::redirect::Policy::limited(5))
+            .redirect(redirects())
             .build()
             .map_err(|error| setup(error.to_string()))?;
         let csrf = settings.flag("PREFECT_CLIENT_CSRF_SUPPORT_ENABLED", true).map_err(from_settings)?;
@@ -228,6 +233,7 @@ impl Client {
             Some(Ok(body)) => Some(body.clone()),
             Some(Err(error)) => return Err(Error::Setup { problem: format!("the request's body: {error}") }),
         };
+        let started = Instant::now();
         let mut retries = 0;
         loop {
             let outcome = self.attempt(call, &url, body.clone()).await;
@@ -237,7 +243,8 @@ impl Client {
                     let stale_token = self.forget_refused_token(reply).await;
                     let again = stale_token || self.shared.policy.retries_status(reply.status.as_u16());
                     let maintenance = reply.headers.get("prefect-maintenance").is_some_and(|on| on == "true");
-                    (again, retry::retry_after(&reply.headers), maintenance)
+                    let free = maintenance && started.elapsed() < MAINTENANCE;
+                    (again, retry::retry_after(&reply.headers), free)
                 }
                 Err(error) => (self.retries_transport(error), None, false),
             };
@@ -280,7 +287,8 @@ impl Client {
         if error.is_connect() && !error.is_timeout() {
             return self.has_reached_server();
         }
-        error.is_timeout() || error.is_request() || error.is_body()
+        // An answer that breaks off is an error of decoding, in the words of the library.
+        error.is_timeout() || error.is_request() || error.is_body() || error.is_decode()
     }
 
     async fn attempt(
@@ -292,7 +300,10 @@ impl Client {
         let mut request =
             self.shared.http.request(call.method.clone(), url.clone()).headers(self.headers().clone());
         if !matches!(call.method, Method::GET | Method::HEAD) {
-            request = request.headers(self.csrf_headers().await?);
+            request = match self.csrf_headers().await? {
+                ControlFlow::Continue(headers) => request.headers(headers),
+                ControlFlow::Break(refusal) => return Ok(refusal),
+            };
         }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -314,14 +325,18 @@ impl Client {
         Ok(Reply { status, headers, body })
     }
 
-    async fn csrf_headers(&self) -> Result<HeaderMap, reqwest::Error> {
+    /// The headers of a write, or the answer of a server that gives no token: without one it would refuse the
+    /// write for that, and hide what is really wrong.
+    async fn csrf_headers(&self) -> Result<ControlFlow<Reply, HeaderMap>, reqwest::Error> {
         let mut csrf = self.shared.csrf.lock().await;
         if csrf.is_due(Timestamp::now()) {
             let client = csrf.client.to_string();
             let url =
                 Call::new(Method::GET, "csrf-token", &[]).query("client", &client).url(&self.shared.api_url);
             let reply = self.exchange(self.shared.http.get(url).headers(self.headers().clone())).await?;
-            csrf.learn(reply.status.as_u16(), &reply.body);
+            if !csrf.learn(reply.status.as_u16(), &reply.body) {
+                return Ok(ControlFlow::Break(reply));
+            }
         }
         let mut headers = HeaderMap::new();
         if let Some(token) = csrf.token() {
@@ -330,17 +345,31 @@ impl Client {
                 headers.insert("prefect-csrf-client", client);
             }
         }
-        Ok(headers)
+        Ok(ControlFlow::Continue(headers))
     }
 
     async fn forget_refused_token(&self, reply: &Reply) -> bool {
-        let refused =
-            reply.status == StatusCode::FORBIDDEN && message(&reply.body).contains("Invalid CSRF token");
-        if refused {
-            self.shared.csrf.lock().await.state = crate::csrf::State::Unknown;
+        if reply.status != StatusCode::FORBIDDEN {
+            return false;
         }
-        refused
+        let reason = message(&reply.body);
+        // Missing: the protection was switched on after we asked.
+        let refused = reason.contains("Invalid CSRF token") || reason.contains("Missing CSRF token");
+        refused && self.shared.csrf.lock().await.forget()
     }
+}
+
+/// Redirects are followed to the same server only, because credentials stand in headers of any name, and only
+/// where method and body stay: others turn a write into a read. What is not followed is an answer like any other.
+fn redirects() -> reqwest::redirect::Policy {
+    reqwest::redirect::Policy::custom(|attempt| {
+        let stays = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
+        if stays && matches!(attempt.status().as_u16(), 307 | 308) && attempt.previous().len() <= 5 {
+            attempt.follow()
+        } else {
+            attempt.stop()
+        }
+    })
 }
 
 fn headers(

@@ -11,6 +11,9 @@ const JITTER: f64 = 0.2;
 /// No server may make us wait longer than this between two tries.
 const LONGEST: Duration = Duration::from_mins(10);
 
+/// Nor ask again sooner than this.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) max_retries: u32,
@@ -27,7 +30,7 @@ impl Policy {
 /// 2, 4, 8, 16 … seconds give or take a fifth.
 pub(crate) fn wait(retry: u32, retry_after: Option<Duration>) -> Duration {
     let wait = if let Some(asked) = retry_after {
-        asked.as_secs_f64() * (1.0 + JITTER * chance())
+        asked.max(SHORTEST).as_secs_f64() * (1.0 + JITTER * chance())
     } else {
         f64::from(2u32.saturating_pow(retry.min(9))) * (1.0 + JITTER * (2.0 * chance() - 1.0))
     };
@@ -65,6 +68,7 @@ mod tests {
         let asked = Duration::from_millis(1716);
         assert!((0..100).all(|_| wait(1, Some(asked)) >= asked));
         assert_eq!(wait(1, Some(Duration::from_secs(1_000_000))), LONGEST);
+        assert!(wait(1, Some(Duration::ZERO)) >= SHORTEST);
         let mut headers = reqwest::header::HeaderMap::new();
         headers.insert("retry-after", "-1".parse().unwrap());
         assert_eq!(retry_after(&headers), None);

@@ -163,10 +163,17 @@ impl Settings {
     }
 
     /// What a worker hands to the containers that it starts: every setting that is set, but for those of the
-    /// worker itself, of the server, and paths that exist on this machine only.
+    /// worker itself, of the server, and of this machine's profiles.
     pub fn api_environment(&self) -> BTreeMap<String, String> {
-        const OWN: [&str; 5] =
-            ["PREFECT_WORKER_", "PREFECT_SERVER_", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT__"];
+        const OWN: [&str; 6] = [
+            "PREFECT_WORKER_",
+            "PREFECT_SERVER_",
+            // The older names of the server's settings of its database, password included.
+            "PREFECT_API_DATABASE_",
+            "PREFECT_HOME",
+            "PREFECT_PROFILE",
+            "PREFECT__",
+        ];
         self.values
             .iter()
             .filter(|(name, _)| !OWN.iter().any(|own| name.starts_with(own)))
@@ -210,14 +217,17 @@ fn dot_env(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     Ok(lines
         .filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='))
-        .map(|(name, value)| {
-            let value = value.trim();
-            let bare = [('"', '"'), ('\'', '\'')]
-                .iter()
-                .find_map(|&(open, close)| value.strip_prefix(open)?.strip_suffix(close));
-            (name.trim().to_owned(), bare.unwrap_or(value).to_owned())
-        })
+        .map(|(name, value)| (name.trim().to_owned(), bare(value.trim()).to_owned()))
         .collect())
+}
+
+/// A value without its quotes, or without the comment behind it.
+fn bare(value: &str) -> &str {
+    let quoted = ['"', '\''].into_iter().find_map(|quote| {
+        let inner = value.strip_prefix(quote)?;
+        inner.strip_suffix(quote).or_else(|| inner.split_once(quote).map(|(inner, _)| inner))
+    });
+    quoted.unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value.trim_end()))
 }
 
 /// Tables of `prefect.toml` are parts of names: `[api] url` is `PREFECT_API_URL`.
@@ -240,16 +250,17 @@ fn flatten(prefix: &str, table: &toml::Table, found: &mut BTreeMap<String, Strin
 }
 
 fn active_profile(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
-    let home = environment
-        .get("PREFECT_HOME")
+    // Compose files pass `NAME=` for what nobody set.
+    let get = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let home = get("PREFECT_HOME")
         .map(PathBuf::from)
-        .or_else(|| environment.get("HOME").map(|home| Path::new(home).join(".prefect")));
-    let path = environment.get("PREFECT_PROFILES_PATH").map(PathBuf::from);
+        .or_else(|| get("HOME").map(|home| Path::new(home).join(".prefect")));
+    let path = get("PREFECT_PROFILES_PATH").map(PathBuf::from);
     let Some(path) = path.or_else(|| home.map(|home| home.join("profiles.toml"))) else {
         return Ok(BTreeMap::new());
     };
     let Some(table) = toml_table(&path)? else { return Ok(BTreeMap::new()) };
-    let chosen = environment.get("PREFECT_PROFILE").map(String::as_str);
+    let chosen = get("PREFECT_PROFILE");
     let active = chosen.or_else(|| table.get("active").and_then(toml::Value::as_str));
     let Some(active) = active else { return Ok(BTreeMap::new()) };
     let profile =
@@ -309,6 +320,34 @@ mod tests {
     }
 
     #[test]
+    fn values_of_dot_env_lose_quotes_and_comments() {
+        for (written, meant) in [
+            ("INFO", "INFO"),
+            ("INFO # not DEBUG", "INFO"),
+            ("a#b", "a#b"),
+            ("'a # b'", "a # b"),
+            ("\"it's\" # quoted", "it's"),
+            ("'open", "'open"),
+        ] {
+            assert_eq!(bare(written), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_chooses_no_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("profiles.toml"),
+            "active='a'\n[profiles.a]\nPREFECT_API_URL='http://h/api'",
+        )
+        .unwrap();
+        let home = dir.path().to_str().unwrap();
+        let variables = [("PREFECT_HOME", home), ("PREFECT_PROFILE", ""), ("PREFECT_PROFILES_PATH", "")];
+        let settings = Settings::resolve(&inputs(&variables, Path::new("/nonexistent"))).unwrap();
+        assert_eq!(settings.source("PREFECT_API_URL"), Some(Source::Profile));
+    }
+
+    #[test]
     fn unusable_settings_are_named_without_their_values() {
         let none = Path::new("/nonexistent");
         assert!(matches!(Settings::resolve(&inputs(&[], none)), Err(Error::NoApiUrl)));
@@ -335,6 +374,7 @@ mod tests {
             ("PREFECT_API_AUTH_STRING", "u:p"),
             ("PREFECT_HOME", "/nonexistent"),
             ("PREFECT_WORKER_QUERY_SECONDS", "1"),
+            ("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql://u:p@h/prefect"),
             ("PATH", "/bin"),
         ];
         let settings = Settings::resolve(&inputs(&given, Path::new("/nonexistent"))).unwrap();

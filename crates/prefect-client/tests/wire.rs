@@ -1,5 +1,7 @@
 //! The client against a small server that answers as told and records what came.
 
+#![expect(clippy::unwrap_used, reason = "in a test, whatever is not there ends it")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -23,13 +25,16 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 type Recorded = (Method, String, HeaderMap, Value);
+type Answer = (u16, Vec<(&'static str, &'static str)>, Value);
 
 /// Answers `(status, headers, body)` in turn; a CSRF token is given when `csrf` is set.
 #[derive(Clone, Default)]
 struct Script {
-    answers: Arc<Mutex<VecDeque<(u16, Vec<(&'static str, &'static str)>, Value)>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     seen: Arc<Mutex<Vec<Recorded>>>,
     csrf: Option<&'static str>,
+    /// What the server says to whoever asks for a token, instead.
+    csrf_refusal: Option<u16>,
 }
 
 async fn answer(
@@ -42,10 +47,13 @@ async fn answer(
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let path = uri.path().to_owned();
     script.seen.lock().unwrap().push((method, path.clone(), headers, body));
+    if let Some(status) = script.csrf_refusal.filter(|_| path.ends_with("/csrf-token")) {
+        return StatusCode::from_u16(status).unwrap().into_response();
+    }
     if path.ends_with("/csrf-token") {
         return match script.csrf {
             Some(token) => {
-                let hour = Timestamp::now() + Duration::from_secs(3600);
+                let hour = Timestamp::now() + Duration::from_hours(1);
                 axum::Json(json!({"token": token, "client": "c", "expiration": hour})).into_response()
             }
             None => (StatusCode::UNPROCESSABLE_ENTITY, "{\"detail\": \"CSRF protection is disabled.\"}")
@@ -77,7 +85,7 @@ fn client(url: &str, more: &[(&str, &str)]) -> Client {
     Client::new(&Settings::resolve(&inputs).unwrap()).unwrap()
 }
 
-fn soon(status: u16) -> (u16, Vec<(&'static str, &'static str)>, Value) {
+fn soon(status: u16) -> Answer {
     (status, vec![("retry-after", "0.01")], json!({"exception_message": "Service Unavailable"}))
 }
 
@@ -148,11 +156,74 @@ async fn writes_carry_a_csrf_token_and_a_refused_one_is_fetched_anew() {
     assert_eq!(seen[3].2.get("prefect-csrf-token").unwrap(), "t0ken");
 }
 
+#[tokio::test]
+async fn a_server_that_gives_no_token_is_not_asked_to_write() {
+    let script = Script { csrf_refusal: Some(401), ..Script::default() };
+    let client = client(&serve(script.clone()).await, &[]);
+    let error = client.create_flow("f").await.unwrap_err();
+    assert_eq!(error.status(), Some(401), "not 403, which would hide the wrong password");
+    assert_eq!(script.seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_protection_that_is_switched_on_later_is_noticed() {
+    let script = Script::default();
+    let missing = json!({"detail": "Missing CSRF token."});
+    let flow = json!({"id": FlowRunId::generate(), "name": "f"});
+    script.answers.lock().unwrap().extend([(403, vec![("retry-after", "0")], missing), (201, vec![], flow)]);
+    let client = client(&serve(script.clone()).await, &[]);
+    client.create_flow("f").await.unwrap();
+    let seen = script.seen.lock().unwrap();
+    let paths: Vec<_> = seen.iter().map(|call| call.1.trim_start_matches("/api/")).collect();
+    assert_eq!(paths, ["csrf-token", "flows/", "csrf-token", "flows/"]);
+}
+
+#[tokio::test]
+async fn credentials_do_not_follow_a_redirect_to_another_server() {
+    let elsewhere = Script::default();
+    let url: &'static str = serve(elsewhere.clone()).await.leak();
+    let script = Script::default();
+    script.answers.lock().unwrap().extend([
+        (307, vec![("location", url)], json!({})),
+        (302, vec![("location", "/api/other")], json!({})),
+        (307, vec![("location", "/api/flows")], json!({})),
+        (200, vec![], json!({"id": FlowRunId::generate(), "name": "f"})),
+    ]);
+    let headers = ("PREFECT_CLIENT_CUSTOM_HEADERS", "{\"X-Token\": \"hunter2\"}");
+    let client = client(&serve(script.clone()).await, &[headers]);
+    for status in [307, 302] {
+        let error = client.create_flow("f").await.unwrap_err();
+        assert_eq!(error.status(), Some(status));
+        assert!(error.hint().unwrap().contains("PREFECT_API_URL"));
+    }
+    client.create_flow("f").await.unwrap();
+    assert!(elsewhere.seen.lock().unwrap().is_empty());
+    let seen = script.seen.lock().unwrap();
+    let (method, path, _, body) = seen.last().unwrap();
+    assert_eq!((method.as_str(), path.as_str(), &body["name"]), ("POST", "/api/flows", &json!("f")));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_asked_for_again() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for body in ["\"3.", "\"3.7.2\""] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    assert_eq!(client(&url, &[]).server_version().await.unwrap(), "3.7.2");
+}
+
 /// A server of `/events/in` that drops the first socket after two events, then behaves.
 async fn events_in(listener: TcpListener, received: Arc<Mutex<Vec<Value>>>) {
     for attempt in 0.. {
         let (stream, _) = listener.accept().await.unwrap();
-        #[allow(clippy::result_large_err, reason = "the library's signature")]
+        #[expect(clippy::result_large_err, reason = "the library's signature")]
         let accept = tokio_tungstenite::accept_hdr_async(
             stream,
             |request: &_, mut response: tokio_tungstenite::tungstenite::handshake::server::Response| {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::http::{Call, Client};
+use crate::retry::SHORTEST;
 
 /// The answer to a request for slots.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +60,8 @@ impl Client {
         match self.read(call).await {
             Ok(lease) => Ok(Acquire::Granted(lease)),
             Err(Error::Status { status: 423, retry_after, .. }) => {
-                Ok(Acquire::Full { retry_after: retry_after.unwrap_or(Duration::from_secs(1)) })
+                let retry_after = retry_after.unwrap_or(Duration::from_secs(1)).max(SHORTEST);
+                Ok(Acquire::Full { retry_after })
             }
             Err(error) => Err(error),
         }

@@ -1,10 +1,14 @@
 //! The worker channel: heartbeats to the server, changes of the pool from it (contract §2.3).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use prefect_api::channel::{Heartbeat, Hello, Ready, ServerFrame, WorkerFrame, WorkerMessage};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Bytes;
 use uuid::Uuid;
 
-use super::{Error, Incoming, SETUP, Socket};
+use super::{Error, Incoming, SETUP, SILENCE, Socket};
 use crate::http::Client;
 
 /// An open worker channel.
@@ -12,6 +16,7 @@ use crate::http::Client;
 pub struct Channel {
     socket: Socket,
     heartbeat: Heartbeat,
+    heard: Instant,
 }
 
 impl Channel {
@@ -30,18 +35,26 @@ impl Channel {
         let ready = ready.unwrap_or_else(|_| Err(socket.lost(&"the server did not answer the hello")))?;
         let heartbeat =
             Heartbeat { heartbeat_interval_seconds: ready.effective_heartbeat_interval_seconds, ..heartbeat };
-        Ok((Self { socket, heartbeat }, ready))
+        Ok((Self { socket, heartbeat, heard: Instant::now() }, ready))
     }
 
-    /// Tells that the worker is alive; the server does not answer.
+    /// Tells that the worker is alive. The server does not answer that, hence a ping goes along: if nothing has
+    /// come for several heartbeats (as [`Self::next`] sees it), the channel is dead.
     pub async fn heartbeat(&mut self) -> Result<(), Error> {
-        self.socket.send(&frame(WorkerMessage::Heartbeat(self.heartbeat.clone()))).await
+        let several = Duration::from_secs(self.heartbeat.heartbeat_interval_seconds.saturating_mul(3));
+        if self.heard.elapsed() > SILENCE.max(several) {
+            return Err(self.socket.lost(&"nothing came for too long"));
+        }
+        self.socket.send(&frame(WorkerMessage::Heartbeat(self.heartbeat.clone()))).await?;
+        self.socket.ping(Bytes::new()).await
     }
 
     /// The next frame of the server. Cancel safe.
     pub async fn next(&mut self) -> Result<ServerFrame, Error> {
         loop {
-            if let Incoming::Frame(value) = self.socket.next().await? {
+            let incoming = self.socket.next().await?;
+            self.heard = Instant::now();
+            if let Incoming::Frame(value) = incoming {
                 return serde_json::from_value(value).map_err(|error| self.socket.lost(&error));
             }
         }

@@ -11,11 +11,8 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Error, Incoming, Socket, backoff};
+use super::{Error, Incoming, SILENCE, Socket, backoff};
 use crate::http::Client;
-
-/// A socket that brought nothing for this long, not even a pong to our pings, is dead.
-const SILENCE: Duration = Duration::from_secs(45);
 
 /// How often we ping: sockets die silently.
 const PING: Duration = Duration::from_secs(15);

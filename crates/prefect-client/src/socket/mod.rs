@@ -29,6 +29,9 @@ const SETUP: Duration = Duration::from_secs(10);
 /// How long one frame may take to leave.
 const SEND: Duration = Duration::from_secs(30);
 
+/// A socket that brought nothing for this long, not even a pong to our pings, is dead.
+const SILENCE: Duration = Duration::from_secs(45);
+
 /// A socket that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
