@@ -216,6 +216,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Report(_) => Exit::Failed,
+            Self::Server { source: prefect_client::Error::Setup { .. }, .. } => Exit::Configuration,
             Self::Server { source, .. } => match source.status() {
                 None if source.is_transient() => Exit::Unavailable,
                 Some(401 | 403) => Exit::Configuration,

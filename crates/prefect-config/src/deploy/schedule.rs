@@ -77,11 +77,12 @@ fn interval_form(
     anchor: Option<&str>,
 ) -> Result<Map<String, Value>, Error> {
     let text = text_of(place, interval)?;
-    let seconds = seconds(&text).filter(|seconds| *seconds > 0.0).ok_or_else(|| {
-        let problem =
-            format!("an interval is seconds, H:M:S or ISO 8601 like PT1H, and more than 0, not {text:?}");
-        Error::invalid(place.clone(), problem)
-    })?;
+    let seconds =
+        seconds(&text).filter(|seconds| *seconds > 0.0 && seconds.is_finite()).ok_or_else(|| {
+            let problem =
+                format!("an interval is seconds, H:M:S or ISO 8601 like PT1H, and more than 0, not {text:?}");
+            Error::invalid(place.clone(), problem)
+        })?;
     let mut form = object(json!({"interval": seconds}));
     if let Some(anchor) = anchor {
         let instant = instant(anchor).ok_or_else(|| {

@@ -49,6 +49,7 @@ fn faults_are_refused() {
         json!({"cron": "daily"}),
         json!({"interval": 0}),
         json!({"interval": "soon"}),
+        json!({"interval": "inf"}),
         json!({"interval": 5, "anchor_date": "yesterday"}),
         json!({"cron": "0 3 * * *", "aktive": true}),
     ] {
