@@ -92,7 +92,8 @@ impl Engine {
         let image = if image.kept { image } else { image.label(LABEL, &self.run) };
         let mut context = image.context();
         let body = bollard::body_try_stream(stream::poll_fn(move |waker| context.poll_recv(waker)));
-        let options = BuildImageOptionsBuilder::new().t(tag).rm(true).forcerm(true).build();
+        // Without the cache: equal steps would be shared with images of other runs, whose clean-up removes them.
+        let options = BuildImageOptionsBuilder::new().t(tag).nocache(true).rm(true).forcerm(true).build();
         let build = async {
             let mut steps = std::pin::pin!(self.docker.build_image(options, None, Some(body)));
             while let Some(step) = steps.next().await {

@@ -362,7 +362,12 @@ impl S3 for Service {
         &self,
         req: S3Request<dto::DeleteObjectInput>,
     ) -> S3Result<S3Response<dto::DeleteObjectOutput>> {
-        self.store.remove(&req.input.bucket, &req.input.key)?;
+        let input = req.input;
+        let mut index = self.store.index();
+        if let (Some(condition), Ok(object)) = (&input.if_match, index.object(&input.bucket, &input.key)) {
+            check_read(object, Some(condition), None)?;
+        }
+        self.store.remove_from(&mut index, &input.bucket, &input.key)?;
         Ok(S3Response::new(dto::DeleteObjectOutput::default()))
     }
 

@@ -279,7 +279,11 @@ impl Store {
     }
 
     pub(super) fn remove(&self, bucket: &str, key: &str) -> S3Result<()> {
-        let mut index = self.index();
+        self.remove_from(&mut self.index(), bucket, key)
+    }
+
+    /// The same under a lock that the caller holds, so that a condition checked before still holds.
+    pub(super) fn remove_from(&self, index: &mut Index, bucket: &str, key: &str) -> S3Result<()> {
         index.bucket(bucket)?;
         if let Some(object) = index.buckets.get_mut(bucket).and_then(|objects| objects.remove(key)) {
             std::fs::remove_file(self.object_path(bucket, key)).map_err(S3Error::internal_error)?;
