@@ -1,8 +1,8 @@
 //! The archiver's catalogue port over SciCat.
 
 use archiver::{
-    Catalogue, CatalogueError, Claims, Datablock, DatablockId, DatasetId, JobId, JobResult, JobStatus,
-    LifecycleChange, RegisteredDatablock,
+    ArchivedFile, Catalogue, CatalogueError, Claims, Datablock, DatablockId, DatasetId, JobId, JobResult,
+    JobStatus, LifecycleChange, RegisteredDatablock,
 };
 use async_trait::async_trait;
 use reqwest::Method;
@@ -98,6 +98,12 @@ impl Catalogue for SciCat {
         let heads: Vec<DatablockHead> = self.client.fetch(call).await?;
         let registered: Option<Vec<_>> = heads.into_iter().map(DatablockHead::registered).collect();
         registered.ok_or_else(|| CatalogueError::Malformed { action, source: "a datablock has no id".into() })
+    }
+
+    async fn archived_files(&self, dataset: &DatasetId) -> Result<Vec<ArchivedFile>, CatalogueError> {
+        let call = self.dataset_call("list the datablocks", dataset, Method::GET, &["datablocks"]);
+        let datablocks: Vec<DatablockWithFiles> = self.client.fetch(call).await?;
+        Ok(datablocks.into_iter().flat_map(DatablockWithFiles::archived_files).collect())
     }
 
     async fn register_datablock(

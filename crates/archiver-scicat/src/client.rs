@@ -35,6 +35,12 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Life of a token that does not tell it, in seconds.
 const UNTOLD_LIFE: u64 = 600;
 
+/// Longest time that a token is used, in seconds, whatever it tells.
+const LONGEST_LIFE: u64 = 24 * 3600;
+
+/// Longest answer that is read, in bytes: the file lists of the largest datasets take some 100 MB.
+const MAX_ANSWER: usize = 256 << 20;
+
 /// A logged-in HTTP client.
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -91,6 +97,8 @@ impl Client {
             .user_agent(concat!("ferryman-archiver/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_DEADLINE)
             .timeout(DEADLINE)
+            // A followed redirection turns an update into a read that succeeds, and may carry a password away.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(SciCatSettingsError::Client)?;
         Ok(Self {
@@ -187,7 +195,7 @@ impl Client {
             action: ACTION.to_owned(),
             source: "the answer has no access_token".into(),
         })?;
-        let life = Duration::from_secs(login.expires_in.unwrap_or(UNTOLD_LIFE));
+        let life = Duration::from_secs(login.life().unwrap_or(UNTOLD_LIFE).min(LONGEST_LIFE));
         Ok(Token { text: login.token, renew_at: asked + life * 4 / 5 })
     }
 
@@ -211,8 +219,15 @@ async fn exchange(request: reqwest::RequestBuilder, action: &str) -> Result<(u16
         action: action.to_owned(),
         source: error.without_url().into(),
     };
-    let response = request.send().await.map_err(lost)?;
+    let mut response = request.send().await.map_err(lost)?;
     let status = response.status().as_u16();
-    let body = response.bytes().await.map_err(lost)?;
-    Ok((status, body.into()))
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(lost)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            let source = format!("it is longer than {MAX_ANSWER} bytes").into();
+            return Err(CatalogueError::Malformed { action: action.to_owned(), source });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((status, body))
 }

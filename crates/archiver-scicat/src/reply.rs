@@ -45,6 +45,10 @@ pub(crate) fn error_of(action: String, status: u16, body: &[u8]) -> CatalogueErr
         404 if !message.starts_with("Cannot ") => CatalogueError::NotFound { action, message },
         400 if message == "Invalid job id." => CatalogueError::NotFound { action, message },
         401 | 403 => CatalogueError::Denied { action, message },
+        300..=399 => {
+            let message = "it redirects elsewhere; use the address it redirects to".to_owned();
+            CatalogueError::Refused { action, status, message }
+        }
         408 | 429 | 502..=504 => {
             CatalogueError::Unavailable { action, source: format!("status {status}: {message}").into() }
         }

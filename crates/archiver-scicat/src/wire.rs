@@ -1,7 +1,8 @@
 //! SciCat's JSON, as far as an archiver reads or writes it. Unknown fields of answers are ignored.
 
 use archiver::{
-    Claim, Datablock, DatablockId, DatasetId, JobResult, JobStatus, ObjectKey, RegisteredDatablock,
+    ArchivedFile, Claim, Datablock, DatablockId, DatasetId, JobResult, JobStatus, ObjectKey,
+    RegisteredDatablock,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,8 +12,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub(crate) struct Login {
     #[serde(rename = "access_token", deserialize_with = "secret")]
     pub(crate) token: SecretString,
-    /// Seconds.
-    pub(crate) expires_in: Option<u64>,
+    /// Seconds; some set-ups write texts such as "1h".
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+impl Login {
+    /// How long the token is said to live, in seconds.
+    pub(crate) fn life(&self) -> Option<u64> {
+        self.expires_in.as_u64()
+    }
 }
 
 /// A job, in either face.
@@ -142,6 +151,11 @@ pub(crate) struct DatablockWithFiles {
 impl DatablockWithFiles {
     pub(crate) fn archive_id(&self) -> &ObjectKey {
         &self.head.archive_id
+    }
+
+    /// The files; their checksums are md5 where they are anything.
+    pub(crate) fn archived_files(self) -> impl Iterator<Item = ArchivedFile> {
+        self.files.into_iter().map(|file| ArchivedFile { path: file.path, size: file.size, md5: file.chk })
     }
 
     /// Whether this is the record that was sent.

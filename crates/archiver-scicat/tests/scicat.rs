@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use archiver::{
-    Catalogue, CatalogueError, DataFile, Datablock, DatasetId, FailureClass, JobId, JobResult, JobStatus,
-    LifecycleChange, Md5Digest,
+    ArchivedFile, Catalogue, CatalogueError, DataFile, Datablock, DatasetId, FailureClass, JobId, JobResult,
+    JobStatus, LifecycleChange, Md5Digest,
 };
 use archiver_scicat::{SciCat, SciCatSettings};
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use testkit::faults::Fault;
 use testkit::scicat;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 const PID: &str = "20.500.12345/gold 0001";
@@ -143,6 +144,11 @@ async fn datablocks_are_registered_listed_and_removed_once() {
     assert_eq!(client.datablocks(&world.dataset).await.unwrap(), std::slice::from_ref(&registered));
     assert_eq!(world.server.catalogue().dataset(PID).unwrap()["packedSize"], 10_240);
 
+    let files = client.archived_files(&world.dataset).await.unwrap();
+    let md5 = Some(Md5Digest::of(&1_usize.to_le_bytes()).to_string());
+    assert_eq!(files.len(), 2);
+    assert_eq!(files[1], ArchivedFile { path: "folder/ünï 1".to_owned(), size: 3, md5 });
+
     client.delete_datablock(&world.dataset, &registered.id).await.unwrap();
     client.delete_datablock(&world.dataset, &registered.id).await.unwrap();
     assert_eq!(client.datablocks(&world.dataset).await.unwrap(), []);
@@ -261,6 +267,73 @@ async fn a_catalogue_that_is_not_there_is_a_passing_matter() {
         .await
         .unwrap_err();
     assert!(error.is_transient(), "{error}");
+}
+
+/// A server that gives these answers, one to a connection, and then none; and the requests it has got.
+async fn canned(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for answer in answers {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let count = socket.read(&mut request).await.unwrap();
+            requests.push(String::from_utf8_lossy(&request[..count]).into_owned());
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            socket.shutdown().await.unwrap();
+        }
+        requests
+    });
+    (endpoint, serving)
+}
+
+fn answer(head: &str, body: &str) -> String {
+    format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+fn client_of(endpoint: String) -> SciCat {
+    SciCat::new(SciCatSettings {
+        endpoint,
+        api_prefix: "/api/v3".to_owned(),
+        datasets_prefix: "/api/v3".to_owned(),
+        jobs_prefix: "/api/v3".to_owned(),
+        user: SecretString::from("me"),
+        password: SecretString::from("hunter2"),
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_redirected_update_is_an_error_and_the_password_does_not_travel_on() {
+    let (elsewhere, other) = canned(vec![answer("200 OK", "{}")]).await;
+    let login = r#"{"access_token":"t","expires_in":3600}"#;
+    let redirected = answer(&format!("302 Found\r\nlocation: {elsewhere}/"), "");
+    let (endpoint, server) = canned(vec![answer("201 Created", login), redirected]).await;
+    let change = LifecycleChange::archive_started();
+    let error = client_of(endpoint).update_lifecycle(&"p/1".parse().unwrap(), &change).await.unwrap_err();
+    assert!(matches!(error, CatalogueError::Refused { status: 302, .. }), "{error:?}");
+    assert!(server.await.unwrap()[1].starts_with("PATCH "));
+
+    let kept = answer(&format!("307 Temporary Redirect\r\nlocation: {elsewhere}/"), "");
+    let (endpoint, _server) = canned(vec![kept]).await;
+    let error = client_of(endpoint).datablocks(&"p/1".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, CatalogueError::Refused { status: 307, .. }), "{error:?}");
+    assert!(!other.is_finished(), "nobody came to the other server");
+}
+
+#[tokio::test]
+async fn the_life_of_a_token_may_be_told_in_any_way() {
+    for life in ["18446744073709551615", "\"1h\"", "-1", "null"] {
+        let login = format!(r#"{{"access_token":"t","expires_in":{life}}}"#);
+        let answers = [answer("201 Created", &login), answer("200 OK", "[]"), answer("200 OK", "[]")];
+        let (endpoint, server) = canned(answers.to_vec()).await;
+        let client = client_of(endpoint);
+        for _ in 0..2 {
+            assert_eq!(client.datablocks(&"p/1".parse().unwrap()).await.unwrap(), [], "{life}");
+        }
+        assert_eq!(server.await.unwrap().iter().filter(|request| request.contains("/auth/login")).count(), 1);
+    }
 }
 
 #[tokio::test]

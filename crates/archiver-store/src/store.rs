@@ -1,5 +1,6 @@
 //! The S3 adapter.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,16 +17,18 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    CompletedMultipartUpload, CompletedPart, GlacierJobParameters, RestoreRequest, StorageClass as SdkClass,
-    Tier,
+    CompletedMultipartUpload, CompletedPart, EncodingType, GlacierJobParameters, RestoreRequest,
+    StorageClass as SdkClass, Tier,
 };
 use aws_smithy_types::base64;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret as _;
 
 use crate::error::{Target, incomplete, translate};
@@ -138,14 +141,22 @@ impl ObjectStore for S3Store {
             .list_objects_v2()
             .bucket(bucket.as_str())
             .prefix(prefix)
+            // XML cannot carry every character of a key.
+            .encoding_type(EncodingType::Url)
             .set_continuation_token(page.map(|token| token.0.clone()))
             .send()
             .await
             .map_err(|error| translate(action, &target, error))?;
+        // Some stores do not encode, and do not say so either.
+        let encoded = reply.encoding_type() == Some(&EncodingType::Url);
         let mut objects = Vec::with_capacity(reply.contents().len());
         for object in reply.contents() {
             objects.push(ListedObject {
-                key: ObjectKey::new(object.key().ok_or_else(|| incomplete(action, &target, "key"))?),
+                key: object
+                    .key()
+                    .and_then(|key| if encoded { decoded(key) } else { Some(key.to_owned()) })
+                    .map(ObjectKey::new)
+                    .ok_or_else(|| incomplete(action, &target, "key"))?,
                 size: size(object.size()).ok_or_else(|| incomplete(action, &target, "size"))?,
                 etag: object.e_tag().map(ETag::new),
                 last_modified: object
@@ -335,13 +346,21 @@ impl ObjectStore for S3Store {
 
     async fn delete(&self, permit: &DeletionPermit) -> Result<(), StoreError> {
         let address = permit.address();
-        let sent = self
-            .client
-            .delete_object()
-            .bucket(address.bucket.as_str())
-            .key(address.key.as_str())
-            .send()
-            .await;
+        let delete = |tag: Option<&ETag>| {
+            self.client
+                .delete_object()
+                .bucket(address.bucket.as_str())
+                .key(address.key.as_str())
+                .set_if_match(tag.map(ETag::quoted))
+                .send()
+        };
+        let sent = match delete(permit.tag()).await {
+            // The condition is a second look; whoever permits the deletion has looked before.
+            Err(error) if permit.tag().is_some() && error.code() == Some("NotImplemented") => {
+                delete(None).await
+            }
+            sent => sent,
+        };
         match sent.map_err(|error| translate("delete", &Target::Object(address), error)) {
             Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -420,6 +439,11 @@ fn size(length: Option<i64>) -> Option<u64> {
     length.and_then(|length| u64::try_from(length).ok())
 }
 
+/// A key of a listing with `encoding-type=url`: form encoding, in which a blank is `+`.
+fn decoded(key: &str) -> Option<String> {
+    percent_decode_str(&key.replace('+', " ")).decode_utf8().ok().map(Cow::into_owned)
+}
+
 /// The size of the whole object from the header `bytes {offset}-{last}/{size}`, if it starts at `offset`.
 fn whole_size(content_range: &str, offset: u64) -> Option<u64> {
     let (range, size) = content_range.strip_prefix("bytes ")?.split_once('/')?;
@@ -430,6 +454,14 @@ fn whole_size(content_range: &str, offset: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_read_as_servers_encode_them() {
+        for (encoded, key) in [("a%2Bb+c%20d/e", "a+b c d/e"), ("%C3%BC%0A", "ü\n"), ("a", "a")] {
+            assert_eq!(decoded(encoded).as_deref(), Some(key));
+        }
+        assert_eq!(decoded("%FF"), None);
+    }
 
     #[test]
     fn ranges_are_believed_only_from_the_offset_asked_for() {

@@ -69,8 +69,8 @@ async fn an_object_is_stored_looked_up_read_and_deleted() {
     assert_eq!((opened.size, opened.etag), (10, etag));
     assert_eq!(read(&store, &address, 4).await.unwrap(), body.slice(4..));
 
-    store.delete(&DeletionPermit::unproven(address.clone())).await.unwrap();
-    store.delete(&DeletionPermit::unproven(address.clone())).await.unwrap();
+    store.delete(&DeletionPermit::unproven(address.clone(), None)).await.unwrap();
+    store.delete(&DeletionPermit::unproven(address.clone(), None)).await.unwrap();
     assert_eq!(store.head(&address).await.unwrap(), None);
     assert!(matches!(read(&store, &address, 0).await, Err(StoreError::NotFound { .. })));
 }
@@ -91,6 +91,39 @@ async fn a_changed_object_is_not_read_under_its_old_tag() {
     server.store().put(LANDING, "a", b"new").unwrap();
     let error = store.get(&landing("a"), Some(&etag), 0).await.unwrap_err();
     assert!(matches!(error, StoreError::Changed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_object_that_was_replaced_is_not_deleted() {
+    let server = server(Restore::Heads(0)).await;
+    let store = store(&server);
+    let permit =
+        |content: &[u8]| DeletionPermit::unproven(landing("a b/ü"), Some(Md5Digest::of(content).to_etag()));
+    server.store().put(LANDING, "a b/ü", b"new").unwrap();
+    let error = store.delete(&permit(b"old")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Changed { .. }), "{error:?}");
+    assert_eq!(server.store().get(LANDING, "a b/ü").unwrap(), b"new");
+
+    // A store that knows no such condition.
+    server.faults().add(Fault::on("DeleteObject").error("NotImplemented", 501));
+    store.delete(&permit(b"new")).await.unwrap();
+    assert_eq!(server.calls_of("DeleteObject"), 3);
+    store.delete(&permit(b"new")).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_of_any_characters_are_listed_as_they_are() {
+    let server = server(Restore::Heads(0)).await;
+    let keys = ["p/a+b c%20d", "p/line\nbreak\r\u{1}", "p/ü&<\"'>", "p//x/"];
+    for key in keys {
+        server.store().put(LANDING, key, b"x").unwrap();
+    }
+    let listed = store(&server).list(&bucket(LANDING), "p/", None).await.unwrap();
+    let mut found: Vec<_> = listed.objects.iter().map(|object| object.key.as_str()).collect();
+    let mut keys = keys.to_vec();
+    found.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(found, keys);
 }
 
 #[tokio::test]

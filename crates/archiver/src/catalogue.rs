@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::store::ErrorSource;
 use crate::{
-    Claims, Datablock, DatablockId, DatasetId, JobId, JobResult, JobStatus, LifecycleChange,
+    ArchivedFile, Claims, Datablock, DatablockId, DatasetId, JobId, JobResult, JobStatus, LifecycleChange,
     RegisteredDatablock,
 };
 
@@ -36,6 +36,9 @@ pub trait Catalogue: fmt::Debug + Send + Sync {
 
     /// The datablocks of a dataset.
     async fn datablocks(&self, dataset: &DatasetId) -> Result<Vec<RegisteredDatablock>, CatalogueError>;
+
+    /// The files of all datablocks of a dataset.
+    async fn archived_files(&self, dataset: &DatasetId) -> Result<Vec<ArchivedFile>, CatalogueError>;
 
     /// Registers a datablock. Idempotent: when the answer is lost the adapter finds out whether the record was
     /// made. Calls for one dataset must not overlap, since catalogues keep running totals.
@@ -110,5 +113,14 @@ impl CatalogueError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether the catalogue has surely not done what it was asked: it said no. After other errors nobody knows.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Login { .. } | Self::Denied { .. } | Self::NotFound { .. } => true,
+            Self::Refused { status, .. } => *status < 500,
+            Self::Malformed { .. } | Self::Unavailable { .. } => false,
+        }
     }
 }

@@ -51,6 +51,17 @@ pub struct DataFile {
     pub perm: &'static str,
 }
 
+/// A file of a datablock that is in the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchivedFile {
+    /// Path within the dataset.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Its md5, as written, where the catalogue has one.
+    pub md5: Option<String>,
+}
+
 /// The catalogue's own id of a datablock record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DatablockId(pub String);

@@ -4,8 +4,20 @@ use crate::restore::RestoreError;
 use crate::store::ListError;
 use crate::{
     CatalogueError, DatasetId, Discrepancies, InvalidMemberPath, Md5Digest, MemberPath, ObjectAddress,
-    StoreError, VerifyError,
+    ObjectKey, StoreError, VerifyError,
 };
+
+/// How many names a message gives before it only counts them.
+const NAMED: usize = 10;
+
+/// Names for a message.
+fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
 
 /// Whose matter a failure is; decides the dataset's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +31,7 @@ pub enum FailureClass {
 /// Why a dataset could not be archived. The landing zone is untouched in every case.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The catalogue has datablocks of this dataset.
+    /// The catalogue has datablocks of this dataset, and they hold all that the landing zone holds.
     #[error("archive {dataset}: it is archived already ({count} datablocks, the first is {first})")]
     AlreadyArchived {
         /// The dataset.
@@ -28,6 +40,36 @@ pub enum ArchiveError {
         count: usize,
         /// Archive id of the first.
         first: String,
+        /// Number of files in the landing zone, all of which the datablocks hold.
+        left: usize,
+    },
+    /// The catalogue has datablocks of this dataset, but they do not hold all that the landing zone holds.
+    #[error(
+        "archive {dataset}: it is archived in part: the registered datablocks ({}) do not hold {} files of the \
+         landing zone ({})",
+        some_of(.datablocks), .uncovered.len(), some_of(.uncovered)
+    )]
+    PartlyArchived {
+        /// The dataset.
+        dataset: DatasetId,
+        /// Archive ids of the datablocks.
+        datablocks: Vec<String>,
+        /// Paths of the files in the landing zone that are in none of them.
+        uncovered: Vec<String>,
+        /// Number of files that are in a datablock and not in the landing zone.
+        only_copies: usize,
+    },
+    /// Somebody else has written the tar since this run began.
+    #[error("store {address}: another run has stored it in the meantime")]
+    Occupied {
+        /// The tar.
+        address: ObjectAddress,
+    },
+    /// The catalogue has lost a datablock that this run registered.
+    #[error("empty the landing zone: the catalogue does not name datablock {archive_id} any more")]
+    Unregistered {
+        /// Its archive id.
+        archive_id: ObjectKey,
     },
     /// There is nothing to archive.
     #[error("archive {dataset}: there are no files in the landing zone below {prefix}")]
@@ -154,7 +196,7 @@ impl ArchiveError {
         )
     }
 
-    /// Whether the dataset is archived already: its lifecycle must be left as it is.
+    /// Whether the dataset is archived already, as a whole: its lifecycle must be left as it is.
     pub fn already_archived(&self) -> bool {
         matches!(self, Self::AlreadyArchived { .. })
     }
@@ -162,8 +204,32 @@ impl ArchiveError {
     /// What the reader can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::AlreadyArchived { .. } => {
-                "to archive it again, remove its datablocks from the catalogue and the archive bucket first"
+            Self::AlreadyArchived { left: 0, .. } => {
+                "nothing is to be done: its datablocks are the archived copy"
+            }
+            Self::AlreadyArchived { left, .. } => {
+                return Some(format!(
+                    "the datablocks hold the {left} files that are still in the landing zone: an earlier run ended \
+                     before it emptied it. Retrieve and check the dataset, then remove these files by hand and set \
+                     its lifecycle to datasetOnArchiveDisk"
+                ));
+            }
+            Self::PartlyArchived { only_copies: 0, .. } => {
+                "all that the datablocks hold is in the landing zone as well: an earlier run ended between two \
+                 registrations. Remove these datablocks from the catalogue, then start the job again; it \
+                 replaces their tars"
+            }
+            Self::PartlyArchived { only_copies, .. } => {
+                return Some(format!(
+                    "keep the datablocks: they hold the only copy of {only_copies} files. The files they do not hold \
+                     came later; archive them as a dataset of their own, or remove them from the landing zone"
+                ));
+            }
+            Self::Occupied { .. } => {
+                "only one run at a time may archive a dataset; start the job again when the other one has ended"
+            }
+            Self::Unregistered { .. } => {
+                "keep the landing zone, and compare the dataset's datablocks with the archive bucket"
             }
             Self::LandingZoneEmpty { .. } => "upload the files, then start the archive job again",
             Self::NothingClaimed { .. } => {

@@ -1,10 +1,11 @@
 //! What one run has done, so that exactly this can be undone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    Catalogue, DatablockId, DatasetId, DeletionPermit, ETag, ObjectAddress, ObjectKey, ObjectStore, UploadId,
+    Catalogue, Datablock, DatablockId, DatasetId, DeletionPermit, ETag, ObjectAddress, ObjectKey,
+    ObjectStore, RegisteredDatablock, UploadId,
 };
 
 /// The effects of a run, in order. Effects are entered before they take place: an answer may be lost.
@@ -15,7 +16,26 @@ pub(crate) struct Journal(Mutex<Effects>);
 struct Effects {
     uploads: Vec<(ObjectAddress, UploadId)>,
     objects: HashMap<ObjectAddress, Written>,
-    records: BTreeSet<ObjectKey>,
+    records: BTreeMap<ObjectKey, Record>,
+}
+
+/// A record that this run has registered, or may have.
+#[derive(Debug)]
+struct Record {
+    /// Its id, once the catalogue has told it.
+    id: Option<DatablockId>,
+    size: u64,
+    packed_size: u64,
+}
+
+impl Record {
+    /// Whether `found`, which has the same archive id, is this record and not that of another run.
+    fn is(&self, found: &RegisteredDatablock) -> bool {
+        match &self.id {
+            Some(id) => *id == found.id,
+            None => (self.size, self.packed_size) == (found.size, found.packed_size),
+        }
+    }
 }
 
 /// An object this run has written.
@@ -64,8 +84,32 @@ impl Journal {
         self.effects().objects.insert(address.clone(), written);
     }
 
-    pub(crate) fn record_registered(&self, archive_id: &ObjectKey) {
-        self.effects().records.insert(archive_id.clone());
+    /// Whether this run has written, or tried to write, the object.
+    pub(crate) fn has_written(&self, address: &ObjectAddress) -> bool {
+        self.effects().objects.contains_key(address)
+    }
+
+    /// A record is about to be registered.
+    pub(crate) fn record_begun(&self, record: &Datablock) {
+        let begun = Record { id: None, size: record.size, packed_size: record.packed_size };
+        self.effects().records.insert(record.archive_id.clone(), begun);
+    }
+
+    /// It is registered.
+    pub(crate) fn record_registered(&self, registered: &RegisteredDatablock) {
+        if let Some(record) = self.effects().records.get_mut(&registered.archive_id) {
+            record.id = Some(registered.id.clone());
+        }
+    }
+
+    /// It was refused: what the catalogue has under this archive id is another run's.
+    pub(crate) fn record_refused(&self, archive_id: &ObjectKey) {
+        self.effects().records.remove(archive_id);
+    }
+
+    /// Whether this run has registered a record, or may have.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.effects().records.is_empty()
     }
 
     /// Forgets everything: from here on nothing may be undone.
@@ -107,7 +151,7 @@ impl Journal {
 async fn delete_records(
     catalogue: &dyn Catalogue,
     dataset: &DatasetId,
-    records: &BTreeSet<ObjectKey>,
+    records: &BTreeMap<ObjectKey, Record>,
     report: &mut UndoReport,
 ) -> Option<BTreeSet<ObjectKey>> {
     let registered = match catalogue.datablocks(dataset).await {
@@ -121,7 +165,7 @@ async fn delete_records(
     };
     let mut named = BTreeSet::new();
     for datablock in registered {
-        let ours = records.contains(&datablock.archive_id);
+        let ours = records.get(&datablock.archive_id).is_some_and(|record| record.is(&datablock));
         if !(ours && delete_record(catalogue, dataset, &datablock.id, report).await) {
             named.insert(datablock.archive_id);
         }
@@ -163,7 +207,10 @@ async fn delete_object(
     if !written.tags.contains(&info.etag) {
         return Err("it is not the one that this run stored".to_owned());
     }
-    store.delete(&DeletionPermit::new(address.clone())).await.map_err(|error| error.to_string())?;
+    store
+        .delete(&DeletionPermit::new(address.clone(), info.etag))
+        .await
+        .map_err(|error| error.to_string())?;
     report.deleted_objects += 1;
     Ok(())
 }

@@ -10,11 +10,11 @@ use crate::run::ArchivedDatablock;
 use crate::store::list_all;
 use crate::{
     ArchiveError, BucketName, DatasetId, DeletionPermit, ETag, ListedObject, Md5Digest, MemberPath,
-    ObjectAddress, ObjectKey, ObjectStore, StorageClass, StoreError, Warning,
+    ObjectAddress, ObjectInfo, ObjectKey, ObjectStore, StorageClass, StoreError, Warning,
 };
 
 /// Most files in one dataset: its listing is held in memory, about 300 bytes for each.
-const MAX_FILES: usize = 200_000;
+pub(crate) const MAX_FILES: usize = 200_000;
 
 /// Requests in flight while a landing zone is emptied.
 const CONCURRENT_DELETIONS: usize = 16;
@@ -88,7 +88,7 @@ pub(crate) async fn list(
     let (mut files, mut warnings) = (Vec::with_capacity(listed.len()), Vec::new());
     for object in listed {
         let Some(path) = object.key.as_str().strip_prefix(&prefix) else { continue };
-        if object.size == 0 && (path.is_empty() || path.ends_with('/')) {
+        if object.is_folder_marker() {
             warnings.push(Warning::FolderMarker { key: object.key.to_string() });
             continue;
         }
@@ -178,18 +178,23 @@ async fn release_one(
     listed: &ListedObject,
 ) -> Result<Option<Kept>, StoreError> {
     let address = ObjectAddress::new(bucket, &source.key);
-    let etag = match &listed.etag {
-        Some(etag) => Some(etag.clone()),
-        None => store.head(&address).await?.map(|info| info.etag),
-    };
-    let unchanged = etag.as_ref() == Some(&source.etag)
-        && listed.size == source.size
-        && listed.last_modified == source.last_modified;
-    if !unchanged {
-        return Ok(Some(Kept { key: source.key.clone(), reason: "it has changed since it was archived" }));
+    let changed = Kept { key: source.key.clone(), reason: "it has changed since it was archived" };
+    if listed.size != source.size || listed.last_modified != source.last_modified {
+        return Ok(Some(changed));
     }
-    store.delete(&DeletionPermit::new(address)).await?;
-    Ok(None)
+    // A landing zone takes a while to empty: what was listed at the beginning may have been replaced since.
+    let unchanged = |info: &ObjectInfo| info.etag == source.etag && info.size == source.size;
+    match store.head(&address).await? {
+        None => return Ok(None),
+        Some(info) if !unchanged(&info) => return Ok(Some(changed)),
+        Some(_) => {}
+    }
+    match store.delete(&DeletionPermit::new(address.clone(), source.etag.clone())).await {
+        Ok(()) => Ok(None),
+        // Replaced a moment ago; or deleted by an attempt whose answer was lost.
+        Err(StoreError::Changed { .. }) => Ok(store.head(&address).await?.map(|_| changed)),
+        Err(error) => Err(error),
+    }
 }
 
 /// A file of a dataset `20.500/x`, for tests.

@@ -22,6 +22,7 @@
 
 mod catalogue;
 mod claim;
+mod coverage;
 mod datablock;
 mod digest;
 mod error;
@@ -47,7 +48,7 @@ mod verify;
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use claim::{Claim, Claims, Discrepancies, Discrepancy, Warning};
-pub use datablock::{DataFile, Datablock, DatablockId, RegisteredDatablock};
+pub use datablock::{ArchivedFile, DataFile, Datablock, DatablockId, RegisteredDatablock};
 pub use digest::{ETag, InvalidMd5, Md5Digest, Md5Hasher};
 pub use error::{ArchiveError, FailureClass};
 pub use id::{

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::restore::{self, RestoreError};
 use crate::{
-    BucketName, Catalogue, CatalogueError, DatasetId, ObjectAddress, ObjectKey, ObjectStore, Progress,
-    RegisteredDatablock, RestoreSettings, RestoreState, StoreError, artifact_key,
+    BucketName, Catalogue, CatalogueError, DatasetId, MemberPath, ObjectAddress, ObjectKey, ObjectStore,
+    Progress, RegisteredDatablock, RestoreSettings, RestoreState, StoreError, artifact_key,
 };
 
 /// Retrieves datasets from one archive.
@@ -111,6 +111,16 @@ pub enum RetrieveError {
         /// As registered.
         archive_id: String,
     },
+    /// A datablock does not lie where this dataset's datablocks lie.
+    #[error(
+        "retrieve {dataset}: its datablock {archive_id:?} does not lie in the dataset's folder of the archive"
+    )]
+    Foreign {
+        /// The dataset.
+        dataset: DatasetId,
+        /// As registered.
+        archive_id: String,
+    },
     /// A tar could not be made readable.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -137,7 +147,10 @@ impl RetrieveError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoDatablocks { .. } => "archive the dataset first, or let the account read its datablocks",
-            Self::Size { .. } | Self::Name { .. } | Self::Restore(RestoreError::Missing { .. }) => {
+            Self::Size { .. }
+            | Self::Name { .. }
+            | Self::Foreign { .. }
+            | Self::Restore(RestoreError::Missing { .. }) => {
                 "the archive and the catalogue disagree: compare the dataset's datablocks with the archive bucket"
             }
             Self::Restore(RestoreError::TimedOut { .. }) => {
@@ -177,6 +190,12 @@ impl Retriever {
             if matches!(name, "" | "." | "..") || name.chars().any(char::is_control) {
                 return Err(RetrieveError::Name { archive_id: datablock.archive_id.to_string() });
             }
+            // A link opens whatever it names: a record must not lead to the data of others.
+            let below = datablock.archive_id.as_str().strip_prefix(&dataset.datablocks_prefix());
+            if below.is_none_or(|path| MemberPath::new(path).is_err()) {
+                let archive_id = datablock.archive_id.to_string();
+                return Err(RetrieveError::Foreign { dataset: dataset.clone(), archive_id });
+            }
         }
         datablocks.sort_by(|a, b| a.number().cmp(&b.number()).then_with(|| a.archive_id.cmp(&b.archive_id)));
         Ok(datablocks)
@@ -205,6 +224,9 @@ impl Retriever {
         progress: &Progress,
     ) -> Result<Vec<ReadableDatablock>, RetrieveError> {
         for datablock in datablocks {
+            if cancel.is_cancelled() {
+                return Err(RestoreError::Cancelled.into());
+            }
             self.request_restore(datablock).await?;
         }
         let meter =

@@ -47,6 +47,19 @@ async fn archive_ids_that_name_no_file_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn records_that_lead_to_the_data_of_others_are_refused() {
+    let other: DatasetId = "20.500/X2".parse().unwrap();
+    let inside = |path| ObjectKey::new(format!("openem-network/datasets/20.500/X/datablocks/{path}"));
+    for foreign in [other.tar_key(0), inside("../../X2/datablocks/a.tar"), ObjectKey::new("a.tar")] {
+        let (_, catalogue, retriever, dataset) = world();
+        catalogue.add_datablock(&dataset, &dataset.tar_key(0), 1);
+        catalogue.add_datablock(&dataset, &foreign, 1);
+        let error = retriever.datablocks(&dataset).await.unwrap_err();
+        assert!(matches!(error, RetrieveError::Foreign { .. }), "{foreign}: {error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn links_are_made_only_when_every_tar_can_be_read() {
     let (store, catalogue, retriever, dataset) = world();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::coverage::Coverage;
 use crate::journal::Journal;
 use crate::landing::ArchivedSource;
 use crate::pack::Pipeline;
@@ -87,17 +88,24 @@ impl Archiver {
         Self { context: Arc::new(Context { store, catalogue, sites, settings }) }
     }
 
-    /// Begins a run for `dataset`. Nothing is changed yet, and nothing may be when this fails with
-    /// [`ArchiveError::AlreadyArchived`]: the catalogue has datablocks of this dataset, which are good as far as
-    /// anybody knows. Tars that no datablock names are leftovers of a dead run; they will be overwritten.
+    /// Begins a run for `dataset`. Nothing is changed yet, and nothing may be when the catalogue has datablocks
+    /// of this dataset, which are good as far as anybody knows: then it fails with
+    /// [`ArchiveError::AlreadyArchived`], or [`ArchiveError::PartlyArchived`] where the landing zone has files that
+    /// they do not hold. Tars that no datablock names are leftovers of a dead run; they will be overwritten.
     pub async fn begin(&self, dataset: &DatasetId) -> Result<DatasetRun, ArchiveError> {
         let Context { store, catalogue, sites, .. } = self.context.as_ref();
         let registered = catalogue.datablocks(dataset).await?;
         if let Some(first) = registered.first() {
-            return Err(ArchiveError::AlreadyArchived {
-                dataset: dataset.clone(),
-                count: registered.len(),
-                first: first.archive_id.to_string(),
+            let coverage = self.coverage(dataset).await?;
+            return Err(if coverage.uncovered.is_empty() {
+                already_archived(dataset, registered.len(), first, coverage.covered)
+            } else {
+                ArchiveError::PartlyArchived {
+                    dataset: dataset.clone(),
+                    datablocks: registered.iter().map(|datablock| datablock.archive_id.to_string()).collect(),
+                    uncovered: coverage.uncovered,
+                    only_copies: coverage.only_copies,
+                }
             });
         }
         let leftovers = list_all(store.as_ref(), &sites.archive, &dataset.datablocks_prefix(), MAX_TARS)
@@ -112,6 +120,29 @@ impl Archiver {
             state: Arc::new(RunState { dataset: dataset.clone(), leftovers, journal: Journal::default() }),
         })
     }
+
+    /// What the registered datablocks hold of the landing zone.
+    async fn coverage(&self, dataset: &DatasetId) -> Result<Coverage, ArchiveError> {
+        let Context { store, catalogue, sites, .. } = self.context.as_ref();
+        let prefix = dataset.raw_files_prefix();
+        let landed = list_all(store.as_ref(), &sites.landing, &prefix, landing::MAX_FILES)
+            .await
+            .map_err(|error| ArchiveError::listing(dataset, error))?;
+        if landed.is_empty() {
+            return Ok(Coverage::default());
+        }
+        Ok(Coverage::of(&catalogue.archived_files(dataset).await?, &landed, &prefix))
+    }
+}
+
+fn already_archived(
+    dataset: &DatasetId,
+    count: usize,
+    first: &RegisteredDatablock,
+    left: usize,
+) -> ArchiveError {
+    let first = first.archive_id.to_string();
+    ArchiveError::AlreadyArchived { dataset: dataset.clone(), count, first, left }
 }
 
 /// One attempt to archive one dataset. Clones share the attempt.
@@ -221,6 +252,12 @@ impl DatasetRun {
         let Context { store, sites, settings, .. } = self.context.as_ref();
         let address = ObjectAddress::new(&sites.archive, planned.archive_id());
         let size = planned.packed_size();
+        let preexisting = self.state.leftovers.contains(planned.archive_id());
+        // A tar that was not there in the beginning and is not ours belongs to another run at work.
+        if !(preexisting || self.state.journal.has_written(&address)) && store.head(&address).await?.is_some()
+        {
+            return Err(ArchiveError::Occupied { address });
+        }
         let layout = Layout::of(size, settings.part_size, settings.parts_in_flight)
             .ok_or_else(|| ArchiveError::TooLarge { address: address.clone(), size })?;
         let target = Target {
@@ -229,7 +266,7 @@ impl DatasetRun {
             class: settings.storage_class.as_ref(),
             layout,
             journal: &self.state.journal,
-            preexisting: self.state.leftovers.contains(planned.archive_id()),
+            preexisting,
         };
         let meter = progress.meter(planned.unpacked_size(), planned.files().len() as u64);
         pack::store(Pipeline { store, landing: &sites.landing, target, cancel }, planned, &meter).await
@@ -247,11 +284,28 @@ impl DatasetRun {
         Ok(verify::verify(&self.context.store, stored, verification, cancel, &meter).await?)
     }
 
-    /// Registers a verified datablock in the catalogue. One at a time for a dataset.
+    /// Registers a verified datablock in the catalogue. One at a time for a dataset. Fails with
+    /// [`ArchiveError::AlreadyArchived`] if another run has registered datablocks since this one began.
     pub async fn register(&self, verified: VerifiedDatablock) -> Result<ArchivedDatablock, ArchiveError> {
-        let Context { store, catalogue, .. } = self.context.as_ref();
-        self.state.journal.record_registered(&verified.record.archive_id);
-        let registered = catalogue.register_datablock(self.dataset(), &verified.record).await?;
+        let (Context { store, catalogue, .. }, journal) = (self.context.as_ref(), &self.state.journal);
+        // Storing takes hours: it is looked again before the first registration.
+        if !journal.has_records() {
+            let present = catalogue.datablocks(self.dataset()).await?;
+            if let Some(first) = present.first() {
+                return Err(already_archived(self.dataset(), present.len(), first, 0));
+            }
+        }
+        journal.record_begun(&verified.record);
+        let registered = match catalogue.register_datablock(self.dataset(), &verified.record).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                if error.is_refusal() {
+                    journal.record_refused(&verified.record.archive_id);
+                }
+                return Err(error.into());
+            }
+        };
+        journal.record_registered(&registered);
         // The undo of another run for this dataset may have taken the tar before the catalogue knew it.
         match store.head(&verified.address).await? {
             Some(info) if info.etag == verified.etag => Ok(ArchivedDatablock { verified, registered }),
@@ -260,10 +314,28 @@ impl DatasetRun {
     }
 
     /// Deletes the landing-zone objects that `archived` holds, where they are still as they were read; others
-    /// are kept and told. From here on nothing can be undone.
+    /// are kept and told. From here on nothing can be undone. Before the first deletion all tars must still be in
+    /// the archive, and their records in the catalogue.
     pub async fn release(&self, archived: &[ArchivedDatablock]) -> Result<Released, ArchiveError> {
         self.state.journal.seal();
+        self.confirm(archived).await?;
         landing::release(&self.context.store, &self.context.sites.landing, self.dataset(), archived).await
+    }
+
+    /// An error unless the archive and the catalogue still have all of `archived`.
+    async fn confirm(&self, archived: &[ArchivedDatablock]) -> Result<(), ArchiveError> {
+        let Context { store, catalogue, .. } = self.context.as_ref();
+        let present = catalogue.datablocks(self.dataset()).await?;
+        for ArchivedDatablock { verified, registered } in archived {
+            if !present.iter().any(|found| found.id == registered.id) {
+                return Err(ArchiveError::Unregistered { archive_id: registered.archive_id.clone() });
+            }
+            let info = store.head(&verified.address).await?;
+            if info.is_none_or(|info| info.etag != verified.etag) {
+                return Err(VerifyError::Missing { address: verified.address.clone() }.into());
+            }
+        }
+        Ok(())
     }
 
     /// Undoes what this run did: aborts its multipart uploads, removes the records it registered and the tars it

@@ -185,16 +185,6 @@ async fn the_same_files_give_the_same_tar() {
 }
 
 #[tokio::test]
-async fn an_archived_dataset_is_refused_before_any_side_effect() {
-    let world = World::small();
-    world.catalogue.add_datablock(&world.dataset, &world.dataset.tar_key(0), 1);
-    let error = world.archiver().begin(&world.dataset).await.unwrap_err();
-    assert!(error.already_archived() && error.hint().is_some(), "{error}");
-    assert_eq!(world.store.calls(), [] as [&str; 0]);
-    assert_eq!(world.catalogue.calls(), ["datablocks"]);
-}
-
-#[tokio::test]
 async fn input_that_is_not_as_declared_is_the_users_error_and_changes_nothing() {
     let empty = World::with(&[]);
     empty.catalogue.set_claims(
@@ -289,112 +279,15 @@ async fn a_lost_answer_to_the_completion_does_not_fail_the_datablock() {
     let store = Arc::clone(&world.store);
     let address = world.tar(0);
     let digests: Vec<_> = tar.chunks(5 * MIB).map(Md5Digest::of).collect();
-    store.insert_with_tag(address, tar, crate::ETag::of_parts(&digests));
-    store.set_fault(|method, _| (method == "complete_upload").then(|| unavailable("complete")));
+    world.store.set_fault(move |method, _| {
+        (method == "complete_upload").then(|| {
+            store.insert_with_tag(address.clone(), tar.clone(), crate::ETag::of_parts(&digests));
+            unavailable("complete")
+        })
+    });
     run.store(&plan.datablocks[0], &CancellationToken::new(), &Progress::none()).await.unwrap();
-}
-
-#[tokio::test]
-async fn undo_removes_what_the_run_did_and_nothing_else() {
-    let world = World::large();
-    let run = world.begin().await;
-    let foreign =
-        ObjectAddress::new(&world.sites.archive, &"20.500/other".parse::<DatasetId>().unwrap().tar_key(0));
-    world.store.insert(foreign.clone(), "another dataset's", None);
-    archived(&run).await.unwrap();
-    let report = run.undo().await;
-    assert_eq!(
-        (report.deleted_records, report.deleted_objects, report.problems.len()),
-        (2, 2, 0),
-        "{report:?}"
-    );
-    assert_eq!(world.archive_keys(), [foreign.key.to_string()]);
-    assert_eq!(world.catalogue.archive_ids(&world.dataset), [] as [&str; 0]);
-    assert_eq!(world.landing_keys().len(), 3);
-    assert_eq!(run.undo().await, UndoReport::default());
-}
-
-#[tokio::test]
-async fn undo_keeps_a_tar_that_was_there_before_or_that_the_catalogue_names() {
-    let world = World::large();
-    world.store.insert(world.tar(0), "a dead run's", None);
-    let run = world.begin().await;
-    let plan = planned(&run).await.unwrap();
-    for datablock in &plan.datablocks {
-        run.store(datablock, &CancellationToken::new(), &Progress::none()).await.unwrap();
-    }
-    // Meanwhile another run registers the second one.
-    world.catalogue.add_datablock(&world.dataset, &world.dataset.tar_key(1), 1);
-    let report = run.undo().await;
-    assert_eq!(
-        (report.deleted_objects, report.deleted_records, report.problems.len()),
-        (0, 0, 2),
-        "{report:?}"
-    );
-    assert_eq!(world.archive_keys().len(), 2);
-}
-
-#[tokio::test]
-async fn undo_touches_no_tar_while_the_catalogue_is_silent_or_keeps_its_record() {
-    for failing in ["datablocks", "delete_datablock"] {
-        let world = World::small();
-        let run = world.begin().await;
-        archived(&run).await.unwrap();
-        world.catalogue.set_fault(move |call| (call == failing).then(|| catalogue_unavailable(call)));
-        let report = run.undo().await;
-        assert!(!report.problems.is_empty() && report.deleted_objects == 0, "{report:?}");
-        assert_eq!(world.archive_keys().len(), 1);
-    }
-}
-
-#[tokio::test]
-async fn undo_removes_a_record_whose_registration_got_no_answer() {
-    let world = World::small();
-    let run = world.begin().await;
-    let catalogue = Arc::clone(&world.catalogue);
-    let (dataset, key) = (world.dataset.clone(), world.dataset.tar_key(0));
-    world
-        .catalogue
-        .set_fault(move |call| (call == "register_datablock").then(|| catalogue_unavailable(call)));
-    archived(&run).await.unwrap_err();
-    catalogue.clear_fault();
-    catalogue.add_datablock(&dataset, &key, 1);
-    let report = run.undo().await;
-    assert_eq!((report.deleted_records, report.deleted_objects), (1, 1), "{report:?}");
-}
-
-#[tokio::test]
-async fn nothing_is_undone_once_the_landing_zone_is_being_emptied() {
-    let world = World::small();
-    let run = world.begin().await;
-    let archived = archived(&run).await.unwrap();
-    world.store.set_fault(|call, _| (call == "delete").then(|| unavailable("delete")));
-    run.release(&archived).await.unwrap_err();
+    assert_eq!(world.store.open_uploads(), 0);
     world.store.clear_fault();
-    assert_eq!(run.undo().await, UndoReport::default());
-    assert_eq!((world.archive_keys().len(), world.catalogue.archive_ids(&world.dataset).len()), (1, 1));
-}
-
-#[tokio::test]
-async fn release_keeps_objects_that_changed_or_came_later() {
-    for hide_tags in [false, true] {
-        let world = World::small();
-        if hide_tags {
-            world.store.hide_tags_in_listings();
-        }
-        let run = world.begin().await;
-        let archived = archived(&run).await.unwrap();
-        world.store.insert(world.landed("a.txt"), "ALPHA", None);
-        world.store.insert(world.landed("late"), "x", None);
-        world.store.replace_in_the_same_instant(&world.landed("b/ünï.dat"), vec![8; 3000]);
-        let released = run.release(&archived).await.unwrap();
-        assert_eq!((released.deleted, released.kept.len()), (1, 3), "{released:?}");
-        assert_eq!(
-            world.landing_keys(),
-            [world.landed("a.txt"), world.landed("b/ünï.dat"), world.landed("late")]
-                .map(|at| at.key.to_string())
-        );
-    }
 }
 
 #[tokio::test]
@@ -448,18 +341,6 @@ async fn a_copy_that_was_replaced_or_lost_is_not_proven() {
             "{error}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_tar_that_vanishes_while_it_is_registered_is_no_leave_to_delete() {
-    let world = World::small();
-    let run = world.begin().await;
-    let plan = planned(&run).await.unwrap();
-    let cancel = CancellationToken::new();
-    let stored = run.store(&plan.datablocks[0], &cancel, &Progress::none()).await.unwrap();
-    let verified = run.verify(stored, &cancel, &Progress::none()).await.unwrap();
-    world.store.remove(&world.tar(0));
-    assert!(run.register(verified).await.is_err());
 }
 
 #[tokio::test]
@@ -536,3 +417,6 @@ async fn progress_ends_at_its_totals() {
     run.store(&plan.datablocks[0], &CancellationToken::new(), &progress).await.unwrap();
     assert_eq!((seen.0.load(Ordering::Relaxed), seen.1.load(Ordering::Relaxed)), (3005, 3));
 }
+
+#[path = "run_safety_tests.rs"]
+mod safety;

@@ -82,7 +82,9 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Discards a multipart upload; succeeds if it is gone already.
     async fn abort_upload(&self, address: &ObjectAddress, upload: &UploadId) -> Result<(), StoreError>;
 
-    /// Deletes the object that `permit` names; succeeds if it is gone already.
+    /// Deletes the object that `permit` names; succeeds if it is gone already. Fails with
+    /// [`StoreError::Changed`] if the store can tell that the object has another tag than the permit's; callers
+    /// look before, since not every store honours the condition.
     async fn delete(&self, permit: &DeletionPermit) -> Result<(), StoreError>;
 
     /// Asks for an archived object to be made readable for `days` days; succeeds if that is under way already.
@@ -102,22 +104,28 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct DeletionPermit {
     address: ObjectAddress,
+    tag: Option<ETag>,
 }
 
 impl DeletionPermit {
-    pub(crate) fn new(address: ObjectAddress) -> Self {
-        Self { address }
+    pub(crate) fn new(address: ObjectAddress, tag: ETag) -> Self {
+        Self { address, tag: Some(tag) }
     }
 
     /// A permit without a proof, for tests of adapters.
     #[cfg(feature = "fake")]
-    pub fn unproven(address: ObjectAddress) -> Self {
-        Self::new(address)
+    pub fn unproven(address: ObjectAddress, tag: Option<ETag>) -> Self {
+        Self { address, tag }
     }
 
     /// The object that may be deleted.
     pub fn address(&self) -> &ObjectAddress {
         &self.address
+    }
+
+    /// The tag it must have.
+    pub fn tag(&self) -> Option<&ETag> {
+        self.tag.as_ref()
     }
 }
 
@@ -147,6 +155,13 @@ pub struct ListedObject {
     pub last_modified: Timestamp,
     /// Its storage class, where it has a special one.
     pub storage_class: Option<StorageClass>,
+}
+
+impl ListedObject {
+    /// Whether it only marks a folder: clients make such objects, empty and with a final slash.
+    pub(crate) fn is_folder_marker(&self) -> bool {
+        self.size == 0 && self.key.as_str().ends_with('/')
+    }
 }
 
 /// What is known about one object.
@@ -294,7 +309,7 @@ pub enum StoreError {
         address: ObjectAddress,
     },
     /// The object is not the one that was listed.
-    #[error("read {address}: it has changed since it was listed")]
+    #[error("use {address}: it has changed since it was listed")]
     Changed {
         /// The object.
         address: ObjectAddress,
@@ -347,7 +362,8 @@ pub(crate) async fn list_all(
 ) -> Result<Vec<ListedObject>, ListError> {
     let mut objects = Vec::new();
     let mut page: Option<PageToken> = None;
-    loop {
+    // A store whose pages are empty and never end is left after as many.
+    for _ in 0..=limit {
         let listed = store.list(bucket, prefix, page.as_ref()).await?;
         objects.extend(listed.objects);
         if objects.len() > limit {
@@ -358,6 +374,7 @@ pub(crate) async fn list_all(
             None => return Ok(objects),
         }
     }
+    Err(ListError::TooMany { limit })
 }
 
 /// Why a listing is not complete.

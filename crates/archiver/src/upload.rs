@@ -204,7 +204,11 @@ async fn complete(
         Ok(etag) => etag,
         Err(error @ (StoreError::Unavailable { .. } | StoreError::NotFound { .. })) => {
             match target.store.head(target.address).await {
-                Ok(Some(info)) if info.etag == expected && info.size == size => info.etag,
+                Ok(Some(info)) if info.etag == expected && info.size == size => {
+                    // Should the object be an equal one from before, the upload would stay open.
+                    target.store.abort_upload(target.address, upload).await?;
+                    info.etag
+                }
                 _ => return Err(error.into()),
             }
         }
