@@ -49,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) abort: CancellationToken,
     /// Submitted tasks.
     pub(crate) tasks: TaskTracker,
+    /// Runs of subflows.
+    pub(crate) subflows: TaskTracker,
     /// Calls of subflows so far, by task key.
     pub(crate) calls: Mutex<HashMap<String, u32>>,
 }
@@ -143,12 +145,13 @@ impl Context {
 
     /// A Prefect variable; `None` if the server has none of that name. Read once per process.
     pub async fn variable<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordError> {
-        self.run.engine.variables().get(self.client(), name).await
+        let engine = &self.run.engine;
+        engine.variables().get(engine.client(), engine.patience(), name).await
     }
 
     /// The value of a Prefect Secret block.
     pub async fn secret(&self, name: &str) -> Result<SecretString, RecordError> {
-        crate::record::secret(self.client(), name).await
+        crate::record::secret(self.client(), self.run.engine.patience(), name).await
     }
 
     /// Creates a Markdown artifact. Like all artifacts it is queued and sent in order; a server that is away

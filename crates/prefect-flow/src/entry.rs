@@ -22,6 +22,10 @@ use crate::terminal::Terminal;
 /// Under this name workers call whatever is in an image.
 const PREFECT: &str = "prefect";
 
+/// At least so many threads, however few processors there are: code that blocks its thread must not stop the
+/// engine.
+const THREADS: usize = 4;
+
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -109,7 +113,7 @@ pub(crate) fn main(program: Program) -> Exit {
 }
 
 /// What there is to do.
-enum Job {
+pub(crate) enum Job {
     Execute(FlowRunId),
     Run { flow: String, parameters: Parameters },
 }
@@ -187,7 +191,10 @@ fn start(program: Program, job: Job) -> Exit {
         Ok(client) => client,
         Err(error) => return fail(&error, Exit::Config, error.hint()),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads =
+        std::thread::available_parallelism().map_or(THREADS, |processors| processors.get().max(THREADS));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, Exit::Failure, None),
     };
@@ -205,7 +212,7 @@ fn start(program: Program, job: Job) -> Exit {
 }
 
 /// Does the job in a task of its own, so that a panic of the engine is reported too.
-async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Exit {
+pub(crate) async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Exit {
     let (by_hand, id) = match &job {
         Job::Execute(id) => (false, Some(*id)),
         Job::Run { .. } => (true, None),
@@ -221,7 +228,14 @@ async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Exit {
             },
         }
     });
-    match job_task.join_next().await {
+    let joined = tokio::select! {
+        joined = job_task.join_next() => joined,
+        () = engine.out_of_time() => {
+            tracing::error!("ended before the Prefect server knew the end of the run");
+            return Exit::Failure;
+        }
+    };
+    match joined {
         Some(Ok(Ok(end))) => exit_of(end.as_ref(), by_hand),
         Some(Ok(Err(error))) => {
             let exit = exit_of_error(&error);

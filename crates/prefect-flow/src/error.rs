@@ -179,7 +179,7 @@ pub enum RecordError {
         /// Its name.
         name: String,
     },
-    /// Its value is not what the flow takes. The value itself is not told: it may be secret.
+    /// Its value is not what the flow takes. Of a secret the value is not told.
     #[error("read {kind} '{name}': at `{path}`: {problem}")]
     Malformed {
         /// What it is.

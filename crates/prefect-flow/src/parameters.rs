@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 /// Parameters as the server holds them.
 pub(crate) type Parameters = Map<String, Value>;
 
-/// Parameters that a flow does not take. Names the place, not the value.
+/// Parameters that a flow does not take: where, and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterError {

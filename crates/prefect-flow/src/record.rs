@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
+use crate::engine::Patience;
 use crate::error::RecordError;
 
 /// The variables that have been read. A variable is the same for the whole process, so that a run cannot see
@@ -22,12 +23,14 @@ impl Variables {
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         client: &Client,
+        patience: &Patience,
         name: &str,
     ) -> Result<Option<T>, RecordError> {
         let cell = Arc::clone(self.read.lock().await.entry(name.to_owned()).or_default());
         let value = cell
             .get_or_try_init(|| async {
-                client.read_variable(name).await.map(|found| found.map(|it| it.value))
+                let found = patience.insist("read a variable", || client.read_variable(name)).await?;
+                Ok(found.map(|it| it.value))
             })
             .await
             .map_err(|source| RecordError::Unreadable { kind: "variable", name: name.to_owned(), source })?;
@@ -43,10 +46,14 @@ impl Variables {
 }
 
 /// The value of a Secret block.
-pub(crate) async fn secret(client: &Client, name: &str) -> Result<SecretString, RecordError> {
+pub(crate) async fn secret(
+    client: &Client,
+    patience: &Patience,
+    name: &str,
+) -> Result<SecretString, RecordError> {
     let kind = "secret block";
-    let document = client
-        .read_block("secret", name, true)
+    let document = patience
+        .insist("read a secret block", || client.read_block("secret", name, true))
         .await
         .map_err(|source| RecordError::Unreadable { kind, name: name.to_owned(), source })?
         .ok_or_else(|| RecordError::Missing { kind, name: name.to_owned() })?;

@@ -15,13 +15,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::context::Context;
-use crate::engine::{End, Origin, Session, policy_of, related};
+use crate::engine::{ABORTED, End, Origin, Session, policy_of, related};
 use crate::error::SubflowError;
 use crate::flow::{AnyFlow, Flow};
 use crate::parameters::{self, ParameterError, Parameters};
 use crate::task::{Done, Handle, Outcome, Upstream};
 
-/// A subflow that has not been started; made by [`Context::subflow`], started by awaiting it.
+/// A subflow that has not been started; made by [`Context::subflow`], started by awaiting it. When the future is
+/// dropped, the run is cancelled.
 #[must_use = "a subflow does nothing until it is awaited"]
 #[derive(Debug)]
 pub struct Subflow<P, T> {
@@ -92,13 +93,20 @@ where
             return done(value, handle, &flow_name, &found.run);
         }
         let related = related(&found.run, &flow_name, None);
-        let origin = Origin::Subflow { parent: call.ctx.run.cancellation.clone() };
-        let engine = Arc::clone(&call.ctx.run.engine);
-        let session = Session::new(engine, flow, &found.run, complete, related, origin);
-        let end = session
-            .drive()
-            .await
-            .map_err(|source| SubflowError::Report { flow: flow_name.clone(), source })?;
+        let parent = call.ctx.run.cancellation.child_token();
+        // The run goes on beside this future. Dropped, it stops the run, whose end is told nevertheless.
+        let _stop = parent.clone().drop_guard();
+        let origin = Origin::Subflow { parent };
+        let engine = &call.ctx.run.engine;
+        let session = Session::new(Arc::clone(engine), flow, &found.run, complete, related, origin);
+        let driven = match engine.drive(&call.ctx.run.subflows, session).await {
+            Ok(driven) => driven,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Ok(End::Crashed(ABORTED.to_owned())),
+            },
+        };
+        let end = driven.map_err(|source| SubflowError::Report { flow: flow_name.clone(), source })?;
         let completed = matches!(end, End::Completed(_));
         ended.send_replace(if completed { Outcome::Completed } else { Outcome::Other });
         let reason = match end {

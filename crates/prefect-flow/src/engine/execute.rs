@@ -7,7 +7,7 @@ use prefect_api::deployment::Deployment;
 use prefect_api::event::{Event, Resource};
 use prefect_api::flow_run::{FlowRun, FlowRunPolicy, FlowRunUpdate, NewFlowRun};
 use prefect_api::id::FlowRunId;
-use prefect_api::state::{NewState, StateType};
+use prefect_api::state::{Answer, NewState, StateType};
 use serde_json::Value;
 
 use super::session::{failed, force_cancelled, related};
@@ -262,9 +262,17 @@ pub(crate) async fn propose(
     state: NewState,
 ) -> Result<(), prefect_client::Error> {
     let call = || engine.client().set_flow_run_state(id, &state, false);
-    let answer = engine.patience().insist("report the end of the flow run", call).await?;
-    tracing::debug!(?answer, "the server's answer to the end of the run");
-    Ok(())
+    match engine.patience().insist("report the end of the flow run", call).await? {
+        Answer::Reject { state: Some(now), .. } if now.kind == StateType::Cancelling => {
+            let (name, run) = (id.to_string(), Resource::of("flow-run", id).role("flow-run"));
+            let message = "Flow run was cancelled before execution started.";
+            force_cancelled(engine, id, &name, &[run], message).await
+        }
+        answer => {
+            tracing::debug!(?answer, "the server's answer to the end of the run");
+            Ok(())
+        }
+    }
 }
 
 fn log(engine: &Engine, run: &FlowRun, level: Level, line: String) {

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use prefect_api::event::Event;
 use prefect_api::record::NewArtifact;
-use prefect_client::Client;
 use prefect_client::socket::EventSender;
+use prefect_client::{Client, Error as ApiError};
 use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,7 +107,7 @@ impl Engine {
         })
     }
 
-    /// Delivers what is on its way, within a deadline, and stops.
+    /// Delivers what is on its way, within deadlines, and stops.
     pub(crate) async fn close(&self) {
         let deadline = self.options.close_deadline;
         self.closing.cancel();
@@ -116,13 +116,15 @@ impl Engine {
             if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
                 tracing::warn!(left = self.tasks.len(), "reports did not reach the Prefect server in time");
             }
-            if let Err(error) = self.events.drain(deadline).await {
+            // Only now, because whatever reports may send events and write lines.
+            let (events, ()) =
+                tokio::join!(self.events.drain(deadline), self.logs.flush(&self.client, deadline));
+            if let Err(error) = events {
                 tracing::warn!(%error, "events did not reach the Prefect server in time");
             }
         };
-        let logs = self.logs.flush(&self.client, deadline);
         tokio::select! {
-            _ = async { tokio::join!(deliver, logs) } => {}
+            () = deliver => {}
             () = self.hurried.cancelled() => tracing::warn!("ended before all reports were delivered"),
         }
         self.background.lock().await.shutdown().await;
@@ -134,6 +136,12 @@ impl Engine {
             self.hurried.cancel();
         }
         self.terminated.cancel();
+    }
+
+    /// Fires some moments after the process was asked again to end: whatever is not told by then never is.
+    pub(crate) async fn out_of_time(&self) {
+        self.hurried.cancelled().await;
+        tokio::time::sleep(self.options.last_words).await;
     }
 
     /// The version of a flow's code.
@@ -177,6 +185,11 @@ impl Engine {
     pub(crate) fn send_detached(&self, event: Event) {
         let events = self.events.clone();
         self.tasks.spawn(async move { events.send(event).await });
+    }
+
+    /// Drives a subflow's run to its end, even if nobody waits for it any more.
+    pub(crate) fn drive(&self, among: &TaskTracker, session: Session) -> JoinHandle<Result<End, ApiError>> {
+        among.spawn(self.tasks.track_future(session.drive()))
     }
 
     /// A progress at 0, reported from now on.

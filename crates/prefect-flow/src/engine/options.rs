@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// The same when the process is asked to end, which leaves less time:
     /// `PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS`, 5.
     pub(crate) terminate_grace: Duration,
+    /// How long code that is dropped may take to hand over its last states, and a second request to end the
+    /// process leaves to the first.
+    pub(crate) last_words: Duration,
     /// How long the last reports may take at the end: `PREFECT_FLOW_RUN_CLOSE_SECONDS`, 60.
     pub(crate) close_deadline: Duration,
     /// Time between heartbeats: `PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180, at least 30.
@@ -37,6 +40,7 @@ impl Default for Options {
             report_deadline: Duration::from_mins(15),
             cancel_grace: Duration::from_secs(30),
             terminate_grace: Duration::from_secs(5),
+            last_words: Duration::from_secs(5),
             close_deadline: Duration::from_mins(1),
             heartbeat: Duration::from_mins(3),
             log_interval: Duration::from_secs(2),
@@ -65,6 +69,7 @@ impl Options {
             cancel_grace: seconds("PREFECT_FLOW_RUN_CANCEL_GRACE_SECONDS", default.cancel_grace)?,
             terminate_grace: seconds("PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS", default.terminate_grace)?,
             close_deadline: seconds("PREFECT_FLOW_RUN_CLOSE_SECONDS", default.close_deadline)?,
+            last_words: default.last_words,
             heartbeat: heartbeat.max(Duration::from_secs(30)),
             log_interval: log_interval.max(Duration::from_millis(100)),
             poll_interval: default.poll_interval,

@@ -48,9 +48,9 @@ pub(crate) enum End {
 pub(crate) enum Origin {
     /// From a deployment, or made by hand.
     Main,
-    /// From a flow; it stops when that one does.
+    /// From a flow; it stops when that one does, or nobody waits for it any more.
     Subflow {
-        /// The parent's token.
+        /// Fires when it is to stop.
         parent: CancellationToken,
     },
 }
@@ -146,6 +146,7 @@ impl Session {
             cancellation: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            subflows: TaskTracker::new(),
             calls: Mutex::new(HashMap::new()),
         })
     }

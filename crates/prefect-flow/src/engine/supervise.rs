@@ -23,8 +23,9 @@ const LEASE: Duration = Duration::from_mins(5);
 const RENEW: Duration = Duration::from_secs(225);
 /// When it is renewed after a renewal that got no answer.
 const RENEW_SOON: Duration = Duration::from_secs(10);
-/// How long dropped tasks may take to hand over their last states.
-const LAST_STATES: Duration = Duration::from_secs(5);
+/// Subflows have the same time of grace as the flow that they are in; then they have their own tasks to wait for
+/// and an end to report, for which they get so many times as long.
+const SUBFLOWS_LONGER: u32 = 4;
 
 /// Why an attempt ends before its code does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +102,16 @@ pub(super) async fn attempt(
     if let Some(lease) = lease {
         background.spawn(keep_slot(Arc::clone(&engine), lease, interrupts.slot_lost.clone()));
     }
-    let tasks = run.tasks.clone();
+    let (tasks, subflows) = (run.tasks.clone(), run.subflows.clone());
     // In a task of its own: a panic is caught, and it can be dropped without us.
-    let mut body = JoinSet::new();
+    let mut body = Body::new();
     body.spawn(async move {
         let result = future.await;
         tasks.close();
         tasks.wait().await;
+        // Those that were dropped and undo their work.
+        subflows.close();
+        subflows.wait().await;
         result
     });
     let timeout = async {
@@ -145,15 +149,40 @@ pub(super) async fn attempt(
     };
     // Whatever is left (of a flow that outlived its grace, or whose tasks did) is dropped and says so.
     run.abort.cancel();
-    body.shutdown().await;
-    run.tasks.close();
-    if tokio::time::timeout(LAST_STATES, run.tasks.wait()).await.is_err() {
-        tracing::warn!(left = run.tasks.len(), "tasks block the process and are left behind");
+    tokio::select! {
+        () = leave(&run, &mut body) => {}
+        () = engine.hurried.cancelled() => {}
     }
     background.shutdown().await;
     outcome
 }
 
+/// Gives what is dropped the time to say so. Code that blocks its thread cannot be dropped, and is left behind.
+async fn leave(run: &Run, body: &mut Body) {
+    let last_words = run.engine.options.last_words;
+    let code = async {
+        body.shutdown().await;
+        run.tasks.close();
+        run.tasks.wait().await;
+    };
+    let subflows = async {
+        run.subflows.close();
+        run.subflows.wait().await;
+    };
+    let (code, subflows) = tokio::join!(
+        tokio::time::timeout(last_words, code),
+        tokio::time::timeout(last_words * SUBFLOWS_LONGER, subflows),
+    );
+    if code.is_err() {
+        tracing::warn!("code of the flow blocks its thread and is left behind");
+    }
+    if subflows.is_err() {
+        tracing::warn!(left = run.subflows.len(), "subflows did not end with their flow");
+    }
+}
+
+/// The code of a flow at work.
+type Body = JoinSet<Result<Box<dyn Any + Send>, BoxError>>;
 type Joined = Option<Result<Result<Box<dyn Any + Send>, BoxError>, JoinError>>;
 
 fn returned(joined: Joined) -> Outcome {
@@ -165,11 +194,7 @@ fn returned(joined: Joined) -> Outcome {
 }
 
 /// How the code ends within its time of grace.
-async fn within(
-    engine: &Engine,
-    grace: Duration,
-    body: &mut JoinSet<Result<Box<dyn Any + Send>, BoxError>>,
-) -> Option<Outcome> {
+async fn within(engine: &Engine, grace: Duration, body: &mut Body) -> Option<Outcome> {
     tokio::select! {
         biased;
         joined = body.join_next() => Some(returned(joined)),

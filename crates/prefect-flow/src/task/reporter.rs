@@ -55,9 +55,10 @@ impl Reporter {
 
     /// Enters the last state, reports it, and tells those who wait for it.
     pub(super) async fn close(&mut self, state: TaskState) {
-        self.closed = true;
         self.tell_end(&state);
         self.enter(state).await;
+        // Not before: dropped while the event waits for room in the queue, the task has not told its end.
+        self.closed = true;
     }
 
     fn tell_end(&self, state: &TaskState) {

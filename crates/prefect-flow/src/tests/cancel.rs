@@ -1,5 +1,6 @@
 //! Cancellation and termination.
 
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Bench, greet};
-use crate::Flow;
 use crate::engine::End;
+use crate::entry::{Job, work};
 use crate::error::BoxError;
+use crate::{Context, Exit, Flow};
 
 /// A flow that works until it is told to stop, and then takes its time to undo.
 fn obedient(undone: &Arc<AtomicBool>) -> Flow<super::Greeting> {
@@ -180,6 +182,114 @@ async fn a_process_terminated_for_a_cancellation_finishes_it() {
     let (end, ()) = tokio::join!(bench.execute(obedient(&undone)), terminate);
     assert!(matches!(end.unwrap(), End::Cancelled));
     assert_eq!(bench.states(), ["Running", "Cancelled"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ends_a_run_whose_code_blocks_its_thread() {
+    let bench = Bench::with(|options| {
+        options.cancel_grace = Duration::from_millis(10);
+        options.last_words = Duration::from_millis(10);
+    })
+    .await;
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(std::sync::Mutex::new(blocked));
+    let flow = greet(move |_, _| {
+        let blocked = Arc::clone(&blocked);
+        async move {
+            assert!(blocked.lock().unwrap().recv().is_err(), "blocks until the test is over");
+            Ok(())
+        }
+    });
+    let cancel = async {
+        bench.fake.until(|inner| inner.states(&bench.run) == ["Running"]).await;
+        while bench.fake.listeners() == 0 {
+            tokio::task::yield_now().await;
+        }
+        bench.cancel();
+    };
+    let (end, ()) = tokio::join!(bench.execute(flow), cancel);
+    drop(release);
+    assert!(matches!(end.unwrap(), End::Cancelled));
+    assert_eq!(bench.states(), ["Running", "Cancelled"]);
+}
+
+/// A subflow whose task does not stop.
+fn stubborn() -> Flow<super::Greeting> {
+    Flow::new("stubborn", |ctx: Context, _: super::Greeting| async move {
+        ctx.task("work").run(|_| std::future::pending::<Result<(), BoxError>>()).await?;
+        Ok::<_, BoxError>(())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subflow_that_does_not_stop_is_reported_before_its_flow() {
+    let bench = Bench::with(|options| options.terminate_grace = Duration::from_millis(10)).await;
+    let flow = greet(|ctx, greeting| async move {
+        ctx.subflow(&stubborn(), greeting).await?;
+        Ok(())
+    });
+    let terminate = async {
+        bench.fake.until(is_at_work).await;
+        bench.engine.terminate();
+    };
+    let (end, ()) = tokio::join!(bench.execute(flow), terminate);
+    assert!(matches!(end.unwrap(), End::Crashed(_)));
+    let inner = bench.fake.lock();
+    assert_eq!(inner.runs.len(), 2);
+    assert!(inner.runs.values().all(|run| run.states.last().unwrap()["name"] == "Crashed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_subflow_is_cancelled() {
+    let bench = Bench::with(|options| options.cancel_grace = Duration::from_millis(10)).await;
+    let fake = bench.fake.clone();
+    let flow = greet(move |ctx, greeting| {
+        let fake = fake.clone();
+        async move {
+            tokio::select! {
+                ended = ctx.subflow(&stubborn(), greeting).into_future() => drop(ended?),
+                () = fake.until(is_at_work) => {}
+            }
+            Ok(())
+        }
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    let inner = bench.fake.lock();
+    let subflow = inner.runs.iter().find(|(id, _)| **id != bench.run).unwrap().0;
+    assert_eq!(inner.states(subflow), ["Running", "Cancelled"]);
+    assert_eq!(inner.states(&bench.run), ["Running", "Completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_asked_twice_waits_for_no_server() {
+    let bench = Bench::with(|options| options.last_words = Duration::from_millis(10)).await;
+    bench.fake.lock().held.push(format!("/flow_runs/{}/set_state", bench.run));
+    let program = crate::Program::new("test", "1.0").flow(greet(|_, _| async { Ok(()) }));
+    let job = Job::Execute(bench.run.parse().unwrap());
+    let terminate = async {
+        bench.fake.until(|inner| !inner.calls_to("POST", "set_state").is_empty()).await;
+        bench.engine.terminate();
+        bench.engine.terminate();
+    };
+    let (exit, ()) = tokio::join!(work(&bench.engine, program, job), terminate);
+    assert_eq!(exit, Exit::Failure, "so that the worker looks after the run");
+    bench.engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_start_is_learnt_from_the_refused_end() {
+    let bench = Bench::new().await;
+    let state = json!({"id": uuid::Uuid::new_v4(), "type": "CANCELLING", "name": "Cancelling",
+        "timestamp": "2026-11-22T04:47:05.571364Z", "state_details": {}});
+    {
+        let mut inner = bench.fake.lock();
+        inner.runs.get_mut(&bench.run).unwrap().record["parameters"] = json!({"count": "many"});
+        inner
+            .answers
+            .push_back(json!({"status": "REJECT", "state": state, "details": {"reason": "cancelling"}}));
+    }
+    bench.execute(greet(|_, _| async { panic!("must not run") })).await.unwrap();
+    assert_eq!(bench.states(), ["Cancelled"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
