@@ -135,7 +135,14 @@ impl Catalogue for SciCat {
             {
                 return Err(error);
             }
-            match self.find(dataset, datablock).await? {
+            let found = match self.find(dataset, datablock).await {
+                Ok(found) => found,
+                Err(unknown) => {
+                    tracing::warn!(%dataset, error = %unknown, "nobody can tell whether a datablock was registered");
+                    return Err(error);
+                }
+            };
+            match found {
                 Some(found) if found.is(datablock) => {
                     return found.head.registered().ok_or(error);
                 }

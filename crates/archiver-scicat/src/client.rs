@@ -221,7 +221,8 @@ async fn exchange(request: reqwest::RequestBuilder, action: &str) -> Result<(u16
     };
     let mut response = request.send().await.map_err(lost)?;
     let status = response.status().as_u16();
-    let mut body = Vec::new();
+    let told = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut body = Vec::with_capacity(told.min(MAX_ANSWER));
     while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > MAX_ANSWER {
             let source = format!("it is longer than {MAX_ANSWER} bytes").into();

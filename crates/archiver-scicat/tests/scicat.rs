@@ -185,6 +185,16 @@ async fn a_registration_that_did_not_happen_is_repeated_a_few_times() {
 }
 
 #[tokio::test]
+async fn a_registration_of_unknown_outcome_is_never_told_as_refused() {
+    let world = World::start().await;
+    world.server.faults().add(Fault::on("POST").containing("/datablocks").after_effect().drop_connection());
+    world.server.faults().add(Fault::on("GET").containing("/datablocks").times(2).status(403));
+    let error =
+        world.client("v3").register_datablock(&world.dataset, &world.datablock(0, 1)).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
 async fn an_archive_id_that_is_taken_by_other_content_is_refused_and_kept() {
     let world = World::start().await;
     let client = world.client("v3");

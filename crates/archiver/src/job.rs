@@ -145,13 +145,20 @@ impl LifecycleChange {
 }
 
 /// What a finished retrieve job hands to the user.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobResult {
     /// A link per datablock.
     pub result: Vec<RetrievedDatablock>,
     /// The download script, base64.
     pub download_script: String,
+}
+
+impl fmt::Debug for JobResult {
+    /// Without the script, which holds signed links.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobResult").field("result", &self.result).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
