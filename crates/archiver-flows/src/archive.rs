@@ -42,16 +42,18 @@ async fn archive_datasetlist(ctx: Context, parameters: ArchiveJob) -> Result<(),
         Ok(datasets) => datasets,
         Err(error) => return Err(job.abandon(error).await),
     };
-    let outcomes = archive_all(&ctx, &site, &datasets).await;
+    let outcomes = archive_all(&job, &datasets).await;
     let told = job.finish(outcomes.status(), None).await;
     outcomes.into_result("archive", job.id)?;
     told
 }
 
 /// Archives one dataset after the other: each alone fills the memory that a run may use.
-async fn archive_all(ctx: &Context, site: &Site, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
-    let flow = archive_dataset::flow(site.clone());
+async fn archive_all(job: &Job<'_>, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
+    let ctx = job.ctx;
+    let flow = archive_dataset::flow(job.site.clone());
     let mut outcomes = Outcomes::default();
+    let progress = job.progress("archive");
     for dataset in datasets.iter() {
         if ctx.is_cancelled() {
             outcomes.fail(dataset, "not begun, since the run was cancelled");
@@ -61,6 +63,9 @@ async fn archive_all(ctx: &Context, site: &Site, datasets: &Done<Vec<DatasetId>>
         match ctx.subflow(&flow, parameters).wait_for(datasets).await {
             Ok(_) => outcomes.done.push(dataset.clone()),
             Err(error) => outcomes.fail(dataset, step::inner_chain(&error)),
+        }
+        if let Some(progress) = &progress {
+            progress.set_of(outcomes.total() as u64, datasets.len() as u64);
         }
     }
     outcomes

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use archiver::{CatalogueError, DatasetId, JobId, JobResult, JobStatus};
-use prefect_flow::{Context, Done, TaskError};
+use prefect_flow::{Context, Done, Progress, TaskError};
 
 use crate::site::{Site, SiteError};
 use crate::step;
@@ -71,6 +71,13 @@ impl Job<'_> {
                 Ok::<_, SelectionError>(datasets)
             })
             .await
+    }
+
+    /// The progress artifact of the job: its datasets done, of all. A run goes on without one.
+    pub(crate) fn progress(&self, purpose: &str) -> Option<Progress> {
+        let key = format!("{purpose}-job-{}", self.id);
+        let made = self.ctx.progress(&key, Some(&format!("Datasets of job {}", self.id)));
+        made.inspect_err(|error| self.ctx.warn(format!("no progress is shown: {error}"))).ok()
     }
 
     /// Tells the job how it ended, also while the run is being cancelled.

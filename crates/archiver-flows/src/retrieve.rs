@@ -43,7 +43,7 @@ async fn retrieve_datasetlist(ctx: Context, parameters: RetrieveJob) -> Result<(
         Ok(datasets) => datasets,
         Err(error) => return Err(job.abandon(error).await),
     };
-    let outcomes = retrieve_all(&ctx, &site, job.id, &datasets).await;
+    let outcomes = retrieve_all(&job, &datasets).await;
     if outcomes.done.is_empty() {
         let told = job.finish(JobStatus::FinishedUnsuccessful, None).await;
         outcomes.into_result("retrieve", job.id)?;
@@ -58,16 +58,20 @@ async fn retrieve_datasetlist(ctx: Context, parameters: RetrieveJob) -> Result<(
     told
 }
 
-async fn retrieve_all(ctx: &Context, site: &Site, job: JobId, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
+async fn retrieve_all(job: &Job<'_>, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
     let mut outcomes = Outcomes::default();
+    let progress = job.progress("retrieve");
     for dataset in datasets.iter() {
-        if ctx.is_cancelled() {
+        if job.ctx.is_cancelled() {
             outcomes.fail(dataset, "not begun, since the run was cancelled");
             continue;
         }
-        match retrieve_one(ctx, site, job, dataset, datasets).await {
+        match retrieve_one(job.ctx, job.site, job.id, dataset, datasets).await {
             Ok(()) => outcomes.done.push(dataset.clone()),
             Err(reason) => outcomes.fail(dataset, reason),
+        }
+        if let Some(progress) = &progress {
+            progress.set_of(outcomes.total() as u64, datasets.len() as u64);
         }
     }
     outcomes

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -46,12 +46,16 @@ pub async fn run(options: &Options, interrupted: impl Future<Output = ()>) -> Re
     };
     let engine = Arc::new(Engine::connect().await?);
     let network = engine.name("demo");
-    let mut interrupted = std::pin::pin!(interrupted);
+    let kept = OnceLock::new();
+    let demo = Demo::new(options, &kept);
     let outcome = tokio::select! {
         biased;
-        () = &mut interrupted => Err(anyhow::anyhow!("interrupted")),
-        outcome = Demo::new(options).run(&programs, Arc::clone(&engine), &network, &dataset) => outcome,
+        () = interrupted => None,
+        outcome = demo.run(&programs, Arc::clone(&engine), &network, &dataset) => Some(outcome),
     };
+    // Ctrl-C is how a demo that was kept ends well.
+    let outcome =
+        outcome.or_else(|| kept.into_inner()).unwrap_or_else(|| Err(anyhow::anyhow!("interrupted")));
     let cleaned = remove_leftovers(&engine, &network).await.context("failed to clean up after the demo");
     let summary = outcome?;
     cleaned?;
@@ -61,14 +65,16 @@ pub async fn run(options: &Options, interrupted: impl Future<Output = ()>) -> Re
 /// One demo under way: what it says, and what it notes.
 struct Demo<'a> {
     options: &'a Options,
+    /// The outcome, once everything is done and only kept for the browser.
+    kept: &'a OnceLock<Result<Summary>>,
     bar: ProgressBar,
     summary: Summary,
 }
 
 impl<'a> Demo<'a> {
-    fn new(options: &'a Options) -> Self {
+    fn new(options: &'a Options, kept: &'a OnceLock<Result<Summary>>) -> Self {
         let target = if options.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { options, bar: ProgressBar::with_draw_target(None, target), summary: Summary::default() }
+        Self { options, kept, bar: ProgressBar::with_draw_target(None, target), summary: Summary::default() }
     }
 
     async fn run(
@@ -94,12 +100,13 @@ impl<'a> Demo<'a> {
             self.say(&format!("the demo failed: {error:#}\nthe worker says:\n{}", stack.worker_log().await));
         }
         if self.options.keep {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-            self.say(&format!(
-                "{}\nEverything is running. Press Ctrl-C to end and remove it.",
-                self.summary.text()
-            ));
-            std::future::pending::<()>().await;
+            self.bar.finish_and_clear();
+            let text = self.summary.text();
+            crate::say(&format!("{text}\nEverything is running. Press Ctrl-C to end and remove it."));
+            self.summary.ok = outcome.is_ok();
+            // Nobody else sets it.
+            drop(self.kept.set(outcome.map(|()| self.summary)));
+            return std::future::pending().await;
         }
         outcome?;
         drop(memory);

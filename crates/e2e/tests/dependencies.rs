@@ -16,7 +16,10 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("archiver", &[]),
     ("archiver-store", &["archiver"]),
     ("archiver-scicat", &["archiver"]),
-    ("archiver-flows", &["prefect-api", "prefect-client", "prefect-flow", "archiver", "archiver-store", "archiver-scicat"]),
+    (
+        "archiver-flows",
+        &["prefect-api", "prefect-client", "prefect-flow", "archiver", "archiver-store", "archiver-scicat"],
+    ),
 ];
 
 /// Crates that are for tests and development only.
