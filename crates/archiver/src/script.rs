@@ -4,7 +4,7 @@
 //! Datablocks of one dataset are unpacked into one folder; those of several datasets into a folder per dataset,
 //! since their files may have the same names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::RetrievedDatablock;
@@ -55,6 +55,9 @@ datablock() {
 /// The script for these datablocks.
 pub fn download_script(datablocks: &[RetrievedDatablock]) -> String {
     let datasets: BTreeSet<_> = datablocks.iter().map(|datablock| &datablock.dataset_id).collect();
+    let (mut folders, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let folders: BTreeMap<_, _> =
+        datasets.iter().map(|id| (*id, unlike_all(&mut folders, &id.flat_name()))).collect();
     let mut script = HEAD.to_owned();
     let mut current = None;
     for datablock in datablocks {
@@ -63,20 +66,30 @@ pub fn download_script(datablocks: &[RetrievedDatablock]) -> String {
             // A dataset id holds no line breaks: it stays within the comment.
             push(&mut script, format_args!("\n# Dataset {}\n", datablock.dataset_id));
         }
-        let folder = if datasets.len() > 1 { datablock.dataset_id.flat_name() } else { ".".to_owned() };
+        let folder = folders.get(&datablock.dataset_id).filter(|_| datasets.len() > 1);
         push(
             &mut script,
             format_args!(
                 "datablock {} {} {} {}\n",
-                quote(&datablock.name),
+                quote(&unlike_all(&mut names, &datablock.name)),
                 datablock.packed_size,
-                quote(&folder),
+                quote(folder.map_or(".", String::as_str)),
                 quote(datablock.url.expose()),
             ),
         );
     }
     script.push_str("\necho 'Downloaded and unpacked all datablocks.'\n");
     script
+}
+
+/// The name itself unless it is taken, which datasets such as `a/b` and `a-b` bring about: one file must not be
+/// taken for the other.
+fn unlike_all(taken: &mut BTreeSet<String>, name: &str) -> String {
+    let mut candidates =
+        std::iter::once(name.to_owned()).chain((2..).map(|number: usize| format!("{number}-{name}")));
+    let free = candidates.find(|candidate| !taken.contains(candidate)).unwrap_or_default();
+    taken.insert(free.clone());
+    free
 }
 
 fn push(script: &mut String, text: std::fmt::Arguments<'_>) {

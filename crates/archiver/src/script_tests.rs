@@ -88,6 +88,23 @@ fn several_datasets_do_not_overwrite_each_other() {
 }
 
 #[test]
+fn datablocks_of_one_name_are_not_taken_for_each_other() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut datablocks = Vec::new();
+    for (dataset, file) in [("p/1", "slash"), ("p-1", "dash!")] {
+        let tar = tar_of("same", file.as_bytes());
+        let from = source.path().join(file);
+        std::fs::write(&from, &tar).unwrap();
+        let url = format!("file://{}", from.display());
+        datablocks.push(datablock(dataset, "p-1_0.tar", url, tar.len() as u64));
+    }
+    let output = run(&download_script(&datablocks), target.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read(target.path().join("p-1/same")).unwrap(), b"dash!");
+    assert_eq!(std::fs::read(target.path().join("2-p-1/same")).unwrap(), b"slash");
+}
+
+#[test]
 fn a_truncated_or_missing_download_fails_and_a_second_run_resumes() {
     let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let tar = tar_of("file", &[7; 5000]);
