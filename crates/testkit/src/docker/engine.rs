@@ -10,7 +10,7 @@ use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, NetworkCreateRequest};
 use bollard::query_parameters::{
-    BuildImageOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions, InspectNetworkOptions,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions, InspectNetworkOptions,
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, LogsOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions, StatsOptionsBuilder,
     WaitContainerOptions,
@@ -90,12 +90,19 @@ impl Engine {
     /// Builds an image and gives its id.
     pub async fn build_image(&self, tag: &str, image: Image) -> Result<String> {
         let image = if image.kept { image } else { image.label(LABEL, &self.run) };
-        let mut context = image.context();
-        let body = bollard::body_try_stream(stream::poll_fn(move |waker| context.poll_recv(waker)));
-        // Without the cache: equal steps would be shared with images of other runs, whose clean-up removes them.
-        let options = BuildImageOptionsBuilder::new().t(tag).nocache(true).rm(true).forcerm(true).build();
+        let (repository, version) = tag.rsplit_once(':').unwrap_or((tag, "latest"));
+        // An import is one layer and one step. A build would take a step for each line, share equal ones with
+        // images of other runs, and lose them to their clean-up.
+        let options = CreateImageOptionsBuilder::new()
+            .from_src("-")
+            .repo(repository)
+            .tag(version)
+            .changes(image.changes())
+            .build();
+        let mut files = image.files();
+        let body = bollard::body_try_stream(stream::poll_fn(move |waker| files.poll_recv(waker)));
         let build = async {
-            let mut steps = std::pin::pin!(self.docker.build_image(options, None, Some(body)));
+            let mut steps = std::pin::pin!(self.docker.create_image(Some(options), Some(body), None));
             while let Some(step) = steps.next().await {
                 if let Some(error) = step?.error_detail.and_then(|detail| detail.message) {
                     bail!("{error}");

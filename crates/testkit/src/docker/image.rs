@@ -1,7 +1,6 @@
 //! Images `FROM scratch`: a root file system given file by file, sent to the engine as a build context.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -133,38 +132,28 @@ impl Image {
         self
     }
 
-    fn dockerfile(&self) -> String {
+    /// The image's configuration, as the lines of a Dockerfile that an import takes.
+    pub(super) fn changes(&self) -> Vec<String> {
         // JSON strings are what a Dockerfile takes as quoted words, but for the dollar.
         let quoted = |word: &str| json!(word).to_string().replace('$', "\\$");
-        let mut text = "FROM scratch\nCOPY rootfs/ /\n".to_owned();
-        let mut line = |words: std::fmt::Arguments<'_>| {
-            if text.write_fmt(words).and_then(|()| text.write_char('\n')).is_err() {
-                tracing::error!("failed to write a line of a Dockerfile");
-            }
-        };
-        for (name, value) in &self.env {
-            line(format_args!("ENV {name}={}", quoted(value)));
-        }
-        for (name, value) in &self.labels {
-            line(format_args!("LABEL {}={}", quoted(name), quoted(value)));
-        }
-        if let Some(dir) = &self.workdir {
-            line(format_args!("WORKDIR {dir}"));
-        }
-        if let Some(user) = &self.user {
-            line(format_args!("USER {user}"));
-        }
+        let mut lines: Vec<String> =
+            self.env.iter().map(|(name, value)| format!("ENV {name}={}", quoted(value))).collect();
+        lines.extend(
+            self.labels.iter().map(|(name, value)| format!("LABEL {}={}", quoted(name), quoted(value))),
+        );
+        lines.extend(self.workdir.iter().map(|dir| format!("WORKDIR {dir}")));
+        lines.extend(self.user.iter().map(|user| format!("USER {user}")));
         if !self.entrypoint.is_empty() {
-            line(format_args!("ENTRYPOINT {}", json!(self.entrypoint)));
+            lines.push(format!("ENTRYPOINT {}", json!(self.entrypoint)));
         }
         if !self.cmd.is_empty() {
-            line(format_args!("CMD {}", json!(self.cmd)));
+            lines.push(format!("CMD {}", json!(self.cmd)));
         }
-        text
+        lines
     }
 
-    /// Writes the build context as a tar, from a blocking thread.
-    pub(super) fn context(self) -> mpsc::Receiver<io::Result<Bytes>> {
+    /// Writes the image's files as a tar, from a blocking thread.
+    pub(super) fn files(self) -> mpsc::Receiver<io::Result<Bytes>> {
         let (sender, receiver) = mpsc::channel(8);
         tokio::task::spawn_blocking(move || {
             let mut writer = ChannelWriter { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
@@ -172,7 +161,7 @@ impl Image {
             if let Err(error) = written
                 && sender.blocking_send(Err(error)).is_err()
             {
-                tracing::debug!("the engine stopped reading the build context");
+                tracing::debug!("the engine stopped reading an image");
             }
         });
         receiver
@@ -180,15 +169,8 @@ impl Image {
 
     fn write(&self, writer: &mut ChannelWriter) -> io::Result<()> {
         let mut tar = Builder::new(writer);
-        append(
-            &mut tar,
-            Path::new("Dockerfile"),
-            &mut header(EntryType::Regular, 0o644),
-            self.dockerfile().as_bytes(),
-        )?;
-        append(&mut tar, Path::new("rootfs"), &mut header(EntryType::Directory, 0o755), &[])?;
         for (path, entry) in &self.entries {
-            let path = Path::new("rootfs").join(path.strip_prefix("/").unwrap_or(path));
+            let path = path.strip_prefix("/").unwrap_or(path);
             match entry {
                 Entry::Host(host) => {
                     let mut file = std::fs::File::open(host).map_err(|error| {
@@ -199,15 +181,15 @@ impl Image {
                     header.set_metadata(&metadata);
                     header.set_uid(0);
                     header.set_gid(0);
-                    tar.append_data(&mut header, &path, &mut file)?;
+                    tar.append_data(&mut header, path, &mut file)?;
                 }
                 Entry::Bytes(bytes, mode) => {
-                    append(&mut tar, &path, &mut header(EntryType::Regular, *mode), bytes)?;
+                    append(&mut tar, path, &mut header(EntryType::Regular, *mode), bytes)?;
                 }
                 Entry::Link(target) => {
-                    tar.append_link(&mut header(EntryType::Symlink, 0o777), &path, target)?;
+                    tar.append_link(&mut header(EntryType::Symlink, 0o777), path, target)?;
                 }
-                Entry::Dir(mode) => append(&mut tar, &path, &mut header(EntryType::Directory, *mode), &[])?,
+                Entry::Dir(mode) => append(&mut tar, path, &mut header(EntryType::Directory, *mode), &[])?,
             }
         }
         tar.finish()
