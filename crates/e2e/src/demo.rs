@@ -182,12 +182,13 @@ impl<'a> Demo<'a> {
             bar.set_message(format!("{flow}: {}", run.state_name.as_deref().unwrap_or("?")));
         });
         let ended = self.stage(flow, ended).await?;
-        let mut resident_bytes = None;
-        let mut scratch_files = 0;
-        for id in containers::of_run(stack.engine.api(), run.id).await? {
-            resident_bytes = resident_bytes.max(memory.peak(&id));
-            scratch_files += containers::scratch_files(stack.engine.api(), &id).await?;
-        }
+        let docker = stack.engine.api();
+        let ids = containers::of_run(docker, run.id).await?;
+        let [container] = ids.as_slice() else {
+            bail!("the run {} has {} containers", ended.name, ids.len())
+        };
+        let resident_bytes = memory.peak(container);
+        let scratch_files = containers::scratch_files(docker, container).await?;
         let subflows = runs::subflows(&stack.prefect, run.id).await?;
         self.summary.runs.push(summary::Run {
             id: run.id.to_string(),

@@ -7,7 +7,7 @@ use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
 use prefect_api::id::FlowRunId;
 use prefect_api::state::StateType;
 use prefect_client::{Client, Settings, settings::Inputs};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 /// How often a run is looked at.
@@ -21,12 +21,14 @@ pub fn client(api_url: &str, more: &[(String, String)]) -> Result<Client> {
     Ok(Client::new(&Settings::resolve(&Inputs { environment, directory })?)?)
 }
 
-/// Makes a run of `flow/deployment`.
+/// Makes a run of `flow/deployment`. Its container stays after its end, so that it can be looked at.
 pub async fn trigger(client: &Client, flow: &str, deployment: &str, parameters: Value) -> Result<FlowRun> {
     let found = client.read_deployment_by_name(flow, deployment).await?;
     let found = found.with_context(|| format!("there is no deployment {flow}/{deployment}"))?;
     let Value::Object(parameters) = parameters else { bail!("parameters have to be an object") };
-    let run = NewDeploymentRun { parameters, ..NewDeploymentRun::default() };
+    let job_variables = Map::from_iter([("auto_remove".to_owned(), Value::Bool(false))]);
+    let run =
+        NewDeploymentRun { parameters, job_variables: Some(job_variables), ..NewDeploymentRun::default() };
     Ok(client.create_deployment_run(found.id, &run).await?)
 }
 

@@ -77,23 +77,50 @@ fn a_dataset_with_awkward_names_travels_there_and_back() {
     assert!(resident < 256 << 20, "{resident} bytes of resident memory");
 }
 
+/// Ids of the containers of flow runs on the demo's network. Other tests have theirs on other networks.
+fn run_containers() -> Vec<String> {
+    let Some(network) = traces().into_iter().find_map(|line| Some(line.strip_prefix("network ")?.to_owned()))
+    else {
+        return Vec::new();
+    };
+    let network = format!("network={network}");
+    let filters =
+        ["ps", "--all", "--quiet", "--filter", "label=io.prefect.flow-run-id", "--filter", &network];
+    let output = Command::new("docker").args(filters).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
 #[test]
-fn an_interrupted_demo_leaves_nothing() {
+fn a_demo_interrupted_at_its_start_leaves_nothing() {
+    // The network is the first thing that the demo makes and the last that it removes.
+    interrupt("-INT", || traces().iter().any(|line| line.starts_with("network")));
+}
+
+#[test]
+fn a_demo_terminated_while_a_flow_runs_leaves_nothing() {
+    interrupt("-TERM", || !run_containers().is_empty());
+}
+
+fn interrupt(signal: &str, moment: impl Fn() -> bool) {
     let dataset = tempfile::tempdir().unwrap();
     awkward_dataset(dataset.path());
     let mut child =
         demo(&["--dataset", dataset.path().to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
-    let own = format!("{}", child.id());
-    // The network is the first thing that the demo makes and the last that it removes.
     let started = Instant::now();
-    while !traces().iter().any(|line| line.starts_with("network")) {
-        assert!(started.elapsed() < Duration::from_mins(2), "the demo {own} made no network");
+    while !moment() {
+        assert!(started.elapsed() < Duration::from_mins(4), "the moment did not come");
+        assert!(child.try_wait().unwrap().is_none(), "the demo ended before");
     }
-    let interrupt = Command::new("kill").args(["-INT", &own]).status().unwrap();
-    assert!(interrupt.success());
+    let containers = run_containers();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
     let ended = child.wait().unwrap();
     assert!(!ended.success(), "an interrupted demo is no success");
     assert_eq!(traces(), Vec::<String>::new());
+    for id in containers {
+        let found = Command::new("docker").args(["inspect", &id]).output().unwrap();
+        assert!(!found.status.success(), "the container {id} of a flow run was left");
+    }
 }
 
 #[test]
