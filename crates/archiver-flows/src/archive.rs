@@ -51,7 +51,7 @@ async fn archive_datasetlist(ctx: Context, parameters: ArchiveJob) -> Result<(),
 /// Archives one dataset after the other: each alone fills the memory that a run may use.
 async fn archive_all(job: &Job<'_>, datasets: &Done<Vec<DatasetId>>) -> Outcomes {
     let ctx = job.ctx;
-    let flow = archive_dataset::flow(job.site.clone());
+    let flow = archive_dataset::flow(job.site.clone(), ctx.flow_run_id());
     let mut outcomes = Outcomes::default();
     let progress = job.progress("archive");
     for dataset in datasets.iter() {

@@ -9,20 +9,17 @@ use archiver::{
     ArchiveError, ArchivedDatablock, DatasetId, DatasetRun, Evidence, FailureClass, LifecycleChange, Plan,
     PlannedDatablock, StoredDatablock, UndoReport, VerifiedDatablock, artifact_key,
 };
-use prefect_flow::{ArtifactError, Context, Done, Flow, TaskError};
+use prefect_api::id::FlowRunId;
+use prefect_flow::{ArtifactError, BoxError, Context, Done, Flow, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use crate::gauge::Gauge;
+use crate::other_runs::{self, NotAlone};
 use crate::site::Site;
 use crate::step;
 
 const LIFECYCLE_TASK: &str = "update_scicat_archival_dataset_lifecycle";
-
-/// How long the undoing may take: while the run is being cancelled, and else.
-const UNDO_IN_HASTE: Duration = Duration::from_secs(12);
-const UNDO: Duration = Duration::from_mins(15);
 
 /// Most warnings about the files of one dataset that are logged.
 const WARNINGS: usize = 50;
@@ -54,28 +51,49 @@ impl DatasetError {
             Self::Declare { .. } | Self::Artifact(_) => None,
         }
     }
+
+    /// What the reader can do about it.
+    fn hint(&self) -> Option<String> {
+        let Self::Step(error) = self else { return None };
+        match error.downcast_ref::<NotAlone>() {
+            Some(error) => error.hint(),
+            None => self.archive_error().and_then(ArchiveError::hint),
+        }
+    }
 }
 
-/// The flow, as a part of `archive_datasetlist`.
-pub(crate) fn flow(site: Site) -> Flow<DatasetParameters> {
+/// The flow, as a part of `archive_datasetlist`, whose run is `parent`.
+pub(crate) fn flow(site: Site, parent: FlowRunId) -> Flow<DatasetParameters> {
     Flow::new("archive_dataset", move |ctx: Context, parameters: DatasetParameters| {
         let site = site.clone();
-        async move { archive_dataset(&ctx, &site, &parameters.dataset_id).await }
+        async move { archive_dataset(&ctx, &site, parent, &parameters.dataset_id).await }
     })
     .description("Archives one dataset.")
     .run_name("archive_dataset-dataset_id-{dataset_id}")
 }
 
-async fn archive_dataset(ctx: &Context, site: &Site, dataset: &DatasetId) -> Result<(), DatasetError> {
+async fn archive_dataset(
+    ctx: &Context,
+    site: &Site,
+    parent: FlowRunId,
+    dataset: &DatasetId,
+) -> Result<(), DatasetError> {
     let begun = step::patiently(step::of_dataset(ctx, "check_not_archived", dataset))
-        .run(|_task| site.archiver.begin(dataset))
+        .run(|_task| async move {
+            other_runs::ensure_alone(ctx, parent, dataset).await?;
+            Ok::<_, BoxError>(site.archiver.begin(dataset).await?)
+        })
         .await;
     let run = match begun {
         Ok(run) => run,
-        // Nothing is known to be wrong with the dataset: its lifecycle stays as it is.
         Err(error) => {
             let error = error.into();
             explain(ctx, &error);
+            // Else nothing is known to be wrong with the dataset, and its lifecycle stays as it is.
+            if error.archive_error().is_some_and(is_half_done) {
+                let failed = LifecycleChange::archive_failed(FailureClass::System);
+                tell_failure(ctx, site, dataset, failed).await;
+            }
             return Err(error);
         }
     };
@@ -300,23 +318,19 @@ impl Attempt<'_> {
         change: impl Fn(FailureClass) -> LifecycleChange,
     ) -> DatasetError {
         explain(self.ctx, &error);
-        let limit = if self.ctx.is_cancelled() { UNDO_IN_HASTE } else { UNDO };
-        match timeout(limit, self.run.undo()).await {
-            Ok(report) => self.tell_undo(&report),
-            Err(_) => self.ctx.error(format!(
-                "undoing took longer than {} s: uploads, tars or datablocks of this run may be left",
-                limit.as_secs()
-            )),
-        }
         let class = error.archive_error().map_or(FailureClass::System, ArchiveError::class);
-        let change = change(class);
-        let task = || step::of_dataset(self.ctx, LIFECYCLE_TASK, self.dataset());
-        let told =
-            step::report(self.ctx, task, || self.site.catalogue.update_lifecycle(self.dataset(), &change))
-                .await;
-        if let Err(problem) = told {
-            let reason = step::chain(&problem);
-            self.ctx.error(format!("the lifecycle of {} was not updated: {reason}", self.dataset()));
+        let tell = async {
+            if error.archive_error().is_some_and(is_anothers) {
+                self.ctx.warn(format!("the lifecycle of {} is left to the other run", self.dataset()));
+            } else {
+                tell_failure(self.ctx, self.site, self.dataset(), change(class)).await;
+            }
+        };
+        match step::undo_and_report(self.run.undo(), self.ctx.cancelled(), tell).await {
+            Some(report) => self.tell_undo(&report),
+            None => self
+                .ctx
+                .error("the time for undoing is over: uploads, tars or datablocks of this run may be left"),
         }
         error
     }
@@ -333,9 +347,30 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether a dead run left the dataset half registered: its lifecycle tells of a run at work, which there is not.
+/// Datablocks that hold the only copy of a file are those of a run that completed.
+fn is_half_done(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::PartlyArchived { only_copies: 0, .. })
+}
+
+/// Whether the dataset is in the hands of another run, which has told its fate or will.
+fn is_anothers(error: &ArchiveError) -> bool {
+    error.already_archived() || matches!(error, ArchiveError::Occupied { .. })
+}
+
+/// Tells the catalogue that the dataset was not archived.
+async fn tell_failure(ctx: &Context, site: &Site, dataset: &DatasetId, change: LifecycleChange) {
+    let task = || step::of_dataset(ctx, LIFECYCLE_TASK, dataset);
+    let told = step::report(ctx, task, || site.catalogue.update_lifecycle(dataset, &change)).await;
+    if let Err(problem) = told {
+        let reason = step::chain(&problem);
+        ctx.error(format!("the lifecycle of {dataset} was not updated: {reason}"));
+    }
+}
+
 /// Logs what the reader can do about an error.
 fn explain(ctx: &Context, error: &DatasetError) {
-    if let Some(hint) = error.archive_error().and_then(ArchiveError::hint) {
+    if let Some(hint) = error.hint() {
         ctx.error(format!("hint: {hint}"));
     }
 }

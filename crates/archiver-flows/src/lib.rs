@@ -14,6 +14,7 @@
 //! - all settings are read and checked before the first side effect;
 //! - a job that was told `inProgress` is told how it ended, also when the run is cancelled;
 //! - a dataset that fails does not keep the others of its job from being processed;
+//! - a dataset that another live run is archiving is left to it;
 //! - of a dataset that another run has archived nothing is changed, its lifecycle included.
 
 mod archive;

@@ -1,10 +1,11 @@
-//! Other flow runs that do the same at the same time, and waiting for one of them.
+//! Other flow runs that do the same at the same time: waiting for one of them, or giving way to it.
 //!
 //! A run that was killed can leave subflow runs behind that look as if they were at work. A subflow run therefore
 //! counts as alive only while the run that started it is.
 
 use std::time::Duration;
 
+use archiver::DatasetId;
 use prefect_api::flow_run::FlowRun;
 use prefect_api::id::FlowRunId;
 use prefect_api::state::StateType;
@@ -19,6 +20,12 @@ const LAST_LOOK: Duration = Duration::from_mins(1);
 
 /// Runs of one name that are looked at; more mean many dead ones.
 const CANDIDATES: usize = 20;
+
+/// States of a run that is at work or about to be.
+pub(crate) const UNFINISHED: [&str; 3] = ["SCHEDULED", "PENDING", "RUNNING"];
+
+/// States of a run that may be changing something. One that is about to begin will look for others itself.
+const AT_WORK: [&str; 2] = ["RUNNING", "CANCELLING"];
 
 /// Which run to wait for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +43,48 @@ pub(crate) enum WaitError {
     Client(#[from] client::Error),
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+/// Why a dataset is not archived by this run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotAlone {
+    #[error("archive {dataset}: flow run {run} is archiving it")]
+    Busy { dataset: DatasetId, run: FlowRunId },
+    #[error("find out whether another run is archiving {dataset}")]
+    Unknown { dataset: DatasetId, source: client::Error },
+}
+
+impl NotAlone {
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Unknown { source, .. } if source.is_transient())
+    }
+
+    /// What the reader can do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Busy { run, .. } => Some(format!(
+                "only one run at a time may archive a dataset; start the job again when flow run {run} has ended. \
+                 If its process is gone, set the flow run that started it to Crashed"
+            )),
+            Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// An error if another run is archiving `dataset`, or if nobody can tell. `parent` is the run that started this one.
+///
+/// To be asked by a run that is Running itself: of two that begin at the same time at least one then sees the
+/// other. Both may give way, never neither.
+pub(crate) async fn ensure_alone(
+    ctx: &Context,
+    parent: FlowRunId,
+    dataset: &DatasetId,
+) -> Result<(), NotAlone> {
+    match find(ctx, ctx.flow_run_name(), &AT_WORK, parent).await {
+        Ok(None) => Ok(()),
+        Ok(Some(run)) => Err(NotAlone::Busy { dataset: dataset.clone(), run }),
+        Err(source) => Err(NotAlone::Unknown { dataset: dataset.clone(), source }),
+    }
 }
 
 /// `wait_for_retrieval_flow`: waits until another run has ended. Gives whether it completed.
@@ -80,21 +129,26 @@ async fn look_at(ctx: &Context, id: FlowRunId) -> Result<Sight, client::Error> {
     if has_ended(&run) {
         return Ok(Sight::Ended(run.state_name.unwrap_or_default()));
     }
-    Ok(if is_alive(ctx, &run).await? { Sight::AtWork } else { Sight::Dead })
+    Ok(if is_alive(ctx, &run, ctx.flow_run_id()).await? { Sight::AtWork } else { Sight::Dead })
 }
 
-/// A run of this name, of another parent, that is at work or about to be.
-pub(crate) async fn find(ctx: &Context, name: &str) -> Result<Option<FlowRunId>, client::Error> {
+/// A run of this name in one of these states, other than this one, that was not started by `parent`.
+pub(crate) async fn find(
+    ctx: &Context,
+    name: &str,
+    states: &[&str],
+    parent: FlowRunId,
+) -> Result<Option<FlowRunId>, client::Error> {
     let filter = json!({
         "flow_runs": {
             "name": {"any_": [name]},
-            "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
+            "state": {"type": {"any_": states}},
         },
         "sort": "START_TIME_DESC",
         "limit": CANDIDATES,
     });
     for run in ctx.client().filter_flow_runs(&filter).await? {
-        if is_alive(ctx, &run).await? {
+        if run.id != ctx.flow_run_id() && is_alive(ctx, &run, parent).await? {
             return Ok(Some(run.id));
         }
     }
@@ -105,14 +159,14 @@ fn has_ended(run: &FlowRun) -> bool {
     run.state_type.is_some_and(StateType::is_final)
 }
 
-/// Whether a run that has not ended can still be at work: not if it is one of our own, left by an attempt that
-/// died, nor if the run that started it has ended.
-async fn is_alive(ctx: &Context, run: &FlowRun) -> Result<bool, client::Error> {
+/// Whether a run that has not ended can still be at work: not if `own` started it, in an
+/// attempt that died, nor if the run that started it has ended.
+async fn is_alive(ctx: &Context, run: &FlowRun, own: FlowRunId) -> Result<bool, client::Error> {
     let Some(parent_task) = run.parent_task_run_id else { return Ok(true) };
     let filter = json!({"task_runs": {"id": {"any_": [parent_task]}}});
     let parents = ctx.client().filter_task_runs(&filter).await?;
     let Some(parent) = parents.into_iter().find_map(|task| task.flow_run_id) else { return Ok(true) };
-    if parent == ctx.flow_run_id() {
+    if parent == own {
         return Ok(false);
     }
     Ok(!has_ended(&ctx.client().read_flow_run(parent).await?))

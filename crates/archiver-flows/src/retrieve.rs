@@ -86,7 +86,7 @@ async fn retrieve_one(
     datasets: &Done<Vec<DatasetId>>,
 ) -> Result<(), String> {
     let name = format!("retrieve_dataset-dataset_id-{dataset}");
-    match other_runs::find(ctx, &name).await {
+    match other_runs::find(ctx, &name, &other_runs::UNFINISHED, ctx.flow_run_id()).await {
         Ok(Some(flow_run_id)) => {
             let waited =
                 ctx.subflow(&other_runs::waiting_flow(), WaitFor { flow_run_id }).wait_for(datasets).await;

@@ -2,10 +2,14 @@
 //! the run is being cancelled.
 
 use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
 use archiver::{ArchiveError, CatalogueError, DatasetId, JobId, RetrieveError};
 use prefect_flow::{BoxError, Context, Task, TaskError};
+use tokio::time::{sleep, timeout};
+
+use crate::other_runs::NotAlone;
 
 /// Attempts after the first of such a step.
 const RETRIES: u32 = 4;
@@ -19,6 +23,9 @@ const DELAYS: [Duration; RETRIES as usize] =
 /// What a single report may take while the run is being cancelled: a flow has half a minute to end, and a job
 /// waits for two reports and the undoing of a dataset.
 const HASTE: Duration = Duration::from_secs(6);
+
+/// What undoing may take from the moment of the cancellation before the report no longer waits for it.
+const UNDO_IN_HASTE: Duration = Duration::from_secs(12);
 
 /// A step of a job.
 pub(crate) fn of_job(ctx: &Context, name: &'static str, job: JobId) -> Task {
@@ -47,6 +54,9 @@ fn is_transient(error: &BoxError) -> bool {
     if let Some(error) = error.downcast_ref::<RetrieveError>() {
         return error.is_transient();
     }
+    if let Some(error) = error.downcast_ref::<NotAlone>() {
+        return error.is_transient();
+    }
     error.downcast_ref::<CatalogueError>().is_some_and(CatalogueError::is_transient)
 }
 
@@ -64,6 +74,29 @@ where
         }
     }
     task().timeout(HASTE).run(|_task| call()).await.map(|_| ())
+}
+
+/// Undoes, then reports. Undoing begins once and cannot be taken up again, so it goes to its end, however long it
+/// takes, unless the run is cancelled: then the report is made beside it when time gets short, and what is not undone
+/// by then is dropped. Gives `None` in that case.
+pub(crate) async fn undo_and_report<R>(
+    undo: impl Future<Output = R>,
+    cancelled: impl Future<Output = ()>,
+    report: impl Future<Output = ()>,
+) -> Option<R> {
+    let mut undo = pin!(undo);
+    let short_of_time = async {
+        cancelled.await;
+        sleep(UNDO_IN_HASTE).await;
+    };
+    tokio::select! {
+        biased;
+        undone = &mut undo => {
+            report.await;
+            Some(undone)
+        }
+        () = short_of_time => tokio::join!(timeout(HASTE, undo), report).0.ok(),
+    }
 }
 
 /// An error and its causes in one line.
@@ -88,6 +121,8 @@ pub(crate) fn inner_chain(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn unavailable() -> CatalogueError {
@@ -103,6 +138,28 @@ mod tests {
         assert!(!is_transient(&denied.into()));
         assert!(!is_transient(&ArchiveError::Cancelled.into()));
         assert!(!is_transient(&"anything else".into()));
+    }
+
+    /// Undoes for `undo` seconds in a run that is cancelled at second `cancelled`. Gives the second of the report and
+    /// whether all was undone.
+    async fn ending(undo: u64, cancelled: u64) -> (u64, bool) {
+        let begun = Instant::now();
+        let mut reported = None;
+        let undone =
+            undo_and_report(sleep(Duration::from_secs(undo)), sleep(Duration::from_secs(cancelled)), async {
+                reported = Some(begun.elapsed().as_secs());
+            })
+            .await;
+        (reported.unwrap(), undone.is_some())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn undoing_ends_before_the_report_unless_a_cancelled_run_is_short_of_time() {
+        assert_eq!(ending(10_000, 20_000).await, (10_000, true));
+        assert_eq!(ending(5, 0).await, (5, true));
+        assert_eq!(ending(105, 100).await, (105, true));
+        assert_eq!(ending(115, 100).await, (112, true));
+        assert_eq!(ending(1000, 100).await, (112, false));
     }
 
     #[test]

@@ -306,3 +306,148 @@ async fn only_the_wanted_datasets_are_archived() {
     assert!(world.prefect.logged("20.500.12345/stranger is not in job"));
     assert_eq!(world.history(&job)[3..], ["inProgress", "finishedUnsuccessful"]);
 }
+
+const OTHER: &str = "0f0e0d0c-0b0a-0908-0706-050403020100";
+
+/// Makes Prefect know of another run that archives the dataset, started by the flow run `parent`.
+fn add_other_run(world: &World, parent: Option<&str>) {
+    let (flow, task) = ("0f0e0d0c-0b0a-0908-0706-050403020101", "0f0e0d0c-0b0a-0908-0706-050403020103");
+    let mut other = json!({"id": OTHER, "name": RUN, "flow_id": flow});
+    set_state(&mut other, &json!({"type": "RUNNING", "name": "Running"}));
+    let mut records = world.prefect.records();
+    if let Some(parent) = parent {
+        other["parent_task_run_id"] = json!(task);
+        records.task_runs.push(
+            json!({"id": task, "name": "t", "task_key": "t", "dynamic_key": "0", "flow_run_id": parent}),
+        );
+    }
+    // The last of a name is the one that is looked at.
+    records.flow_runs.insert(0, other);
+}
+
+/// Makes Prefect know of the run of a job.
+fn add_parent(world: &World, state: &str) -> &'static str {
+    let parent = "0f0e0d0c-0b0a-0908-0706-050403020102";
+    let flow = "0f0e0d0c-0b0a-0908-0706-050403020101";
+    let mut run = json!({"id": parent, "name": "archive_datasetlist-job_id-x", "flow_id": flow});
+    set_state(&mut run, &json!({"type": state.to_uppercase(), "name": state}));
+    world.prefect.records().flow_runs.push(run);
+    parent
+}
+
+#[tokio::test]
+async fn a_dataset_that_another_run_archives_is_left_to_it() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    add_other_run(&world, Some(add_parent(&world, "Running")));
+    let job = world.archive_job(&[PID]);
+    assert!(!world.run_job(FLOW, &job).await.status.success());
+    assert_eq!(world.history(&job)[1..], ["inProgress", "finishedUnsuccessful"]);
+    let (state, message) = world.prefect.flow_run(RUN);
+    assert_eq!(state, "Failed");
+    assert!(message.contains(&format!("flow run {OTHER} is archiving it")), "{message}");
+    assert!(world.prefect.logged("hint: only one run at a time may archive a dataset"));
+    assert!(world.changes().iter().all(|change| change.contains("/jobs/")), "{:?}", world.changes());
+    world.assert_untouched(PID, &FILES);
+}
+
+#[tokio::test]
+async fn a_dead_run_does_not_keep_a_dataset_from_being_archived() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    add_other_run(&world, Some(add_parent(&world, "Crashed")));
+    let job = world.archive_job(&[PID]);
+    assert!(world.run_job(FLOW, &job).await.status.success());
+    assert_eq!(world.fate(PID).2, "datasetOnArchiveDisk");
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_of_the_same_job_left_does_not_count_as_another_run() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    world.scicat.faults().add(Fault::on("PATCH").containing("/jobs/").delay(Duration::from_secs(2)));
+    let job = world.archive_job(&[PID]);
+    let root = format!("archive_datasetlist-job_id-{job}");
+    let id = |world: &World| {
+        let records = world.prefect.records();
+        let run = records.flow_runs.iter().find(|run| run["name"] == root.as_str())?;
+        run["id"].as_str().map(str::to_owned)
+    };
+    let leave_one_behind = async {
+        world.until("the job has a run", |world| id(world).is_some()).await;
+        add_other_run(&world, id(&world).as_deref());
+    };
+    let (output, ()) = tokio::join!(world.run_job(FLOW, &job), leave_one_behind);
+    assert!(output.status.success(), "{}", output.stderr);
+    assert_eq!(world.fate(PID).2, "datasetOnArchiveDisk");
+}
+
+/// Registers a datablock of a run that is not at work any more, which holds these files.
+fn register(world: &World, files: &[(&str, usize)]) {
+    let entry =
+        |(path, size): &(&str, usize)| json!({"path": path, "size": size, "time": "2026-01-01T00:00:00Z"});
+    let files: Vec<_> = files.iter().map(entry).collect();
+    let datablock = json!({
+        "archiveId": "openem-network/datasets/20.500.12345/gold-0001/datablocks/other.tar",
+        "size": 800, "packedSize": 2048, "version": "1.0", "dataFileList": files,
+    });
+    world.scicat.catalogue().add_datablock(PID, &datablock);
+}
+
+#[tokio::test]
+async fn a_run_that_finds_itself_overtaken_leaves_the_lifecycle_to_the_other() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    // Time for the other run to register its datablock and to declare the dataset archived.
+    let late = Fault::on("PutObject").containing("_0.tar").delay(Duration::from_secs(2)).after_effect();
+    world.s3.faults().add(late);
+    let overtake = async {
+        world.until("the first datablock is stored", |world| world.keys(ARCHIVE).len() == 1).await;
+        register(&world, &FILES);
+        let archived =
+            json!({"archivable": false, "retrievable": true, "archiveStatusMessage": "datasetOnArchiveDisk"});
+        world.scicat.catalogue().patch_dataset(PID, &json!({"datasetlifecycle": archived}));
+    };
+    let job = world.archive_job(&[PID]);
+    let (output, ()) = tokio::join!(world.run_job(FLOW, &job), overtake);
+    assert!(!output.status.success());
+    let message = world.prefect.flow_run(RUN).1;
+    assert!(message.contains("it is archived already"), "{message}");
+    assert_eq!(world.fate(PID), (false, true, "datasetOnArchiveDisk".to_owned(), String::new()));
+    assert_eq!(world.keys(ARCHIVE), [""; 0], "the tars of the run that gave way are left");
+    assert_eq!(world.scicat.catalogue().datablocks(PID).len(), 1);
+    assert_eq!(world.keys(LANDING).len(), FILES.len());
+}
+
+#[tokio::test]
+async fn a_dataset_that_a_dead_run_half_registered_is_told_to_have_failed() {
+    let world = World::start().await;
+    world.add_dataset(PID, &FILES);
+    register(&world, &FILES[..1]);
+    let job = world.archive_job(&[PID]);
+    assert!(!world.run_job(FLOW, &job).await.status.success());
+    assert_eq!(world.fate(PID), (true, false, "scheduleArchiveJobFailed".to_owned(), String::new()));
+    assert_eq!(world.scicat.catalogue().datablocks(PID).len(), 1);
+    assert_eq!(world.keys(LANDING).len(), FILES.len());
+}
+
+#[tokio::test]
+async fn files_that_come_after_a_dataset_was_archived_do_not_change_its_fate() {
+    let (world, _, output) = archived().await;
+    assert!(output.status.success(), "{}", output.stderr);
+    world.upload(PID, &[("late.txt", 7)]);
+    let job = world.archive_job(&[PID]);
+    assert!(!world.run_job(FLOW, &job).await.status.success());
+    assert_eq!(world.fate(PID), (false, true, "datasetOnArchiveDisk".to_owned(), String::new()));
+}
+
+#[tokio::test]
+async fn a_dataset_with_an_unusual_id_is_archived() {
+    let world = World::start().await;
+    let pid = "20.500.12345/Größe (neu)_2+α.tar";
+    world.add_dataset(pid, &[("o", 1)]);
+    let job = world.archive_job(&[pid]);
+    let output = world.run_job(FLOW, &job).await;
+    assert!(output.status.success(), "{}", output.stderr);
+    assert!(world.prefect.artifact("archive-20-500-12345-gr--e--neu--2--").is_some());
+}
