@@ -64,7 +64,7 @@ impl NotAlone {
         match self {
             Self::Busy { run, .. } => Some(format!(
                 "only one run at a time may archive a dataset; start the job again when flow run {run} has ended. \
-                 If its process is gone, set the flow run that started it to Crashed"
+                 If its process is gone, set it to Crashed by hand"
             )),
             Self::Unknown { .. } => None,
         }
