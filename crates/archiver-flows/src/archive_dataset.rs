@@ -10,7 +10,7 @@ use archiver::{
     PlannedDatablock, StoredDatablock, UndoReport, VerifiedDatablock, artifact_key,
 };
 use prefect_api::id::FlowRunId;
-use prefect_flow::{ArtifactError, BoxError, Context, Done, Flow, TaskError};
+use prefect_flow::{ArtifactError, BoxError, Context, Done, Flow, TaskError, chain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -306,7 +306,7 @@ impl Attempt<'_> {
             self.ctx.warn(format!(
                 "{} is archived, but its landing zone could not be emptied; remove the rest by hand: {}",
                 self.dataset(),
-                step::chain(&error)
+                chain(&error)
             ));
         }
     }
@@ -363,7 +363,7 @@ async fn tell_failure(ctx: &Context, site: &Site, dataset: &DatasetId, change: L
     let task = || step::of_dataset(ctx, LIFECYCLE_TASK, dataset);
     let told = step::report(ctx, task, || site.catalogue.update_lifecycle(dataset, &change)).await;
     if let Err(problem) = told {
-        let reason = step::chain(&problem);
+        let reason = chain(&problem);
         ctx.error(format!("the lifecycle of {dataset} was not updated: {reason}"));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use archiver::{CatalogueError, DatasetId, JobId, JobResult, JobStatus};
-use prefect_flow::{Context, Done, Progress, TaskError};
+use prefect_flow::{Context, Done, Progress, TaskError, chain};
 
 use crate::site::{Site, SiteError};
 use crate::step;
@@ -91,7 +91,7 @@ impl Job<'_> {
                 Ok(())
             }
             Err(source) => {
-                let reason = step::chain(&source);
+                let reason = chain(&source);
                 self.ctx.error(format!("job {} was not told that it is {status}: {reason}", self.id));
                 Err(JobError::Report { job: self.id, source: Box::new(source) })
             }

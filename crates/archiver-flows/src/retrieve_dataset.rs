@@ -3,7 +3,7 @@
 //! A dataset is declared retrieved when each of its datablocks can really be read, not when that was asked for.
 
 use archiver::{DatasetId, JobId, LifecycleChange, RegisteredDatablock, RetrieveError};
-use prefect_flow::{Context, Done, Flow, TaskError};
+use prefect_flow::{Context, Done, Flow, TaskError, chain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ async fn retrieve_dataset(ctx: &Context, site: &Site, dataset: &DatasetId) -> Re
         let task = || step::of_dataset(ctx, LIFECYCLE_TASK, dataset);
         let told = step::report(ctx, task, || site.catalogue.update_lifecycle(dataset, &change)).await;
         if let Err(problem) = told {
-            let reason = step::chain(&problem);
+            let reason = chain(&problem);
             ctx.error(format!("the lifecycle of {dataset} was not updated: {reason}"));
         }
     }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use archiver::{ArchiveError, CatalogueError, DatasetId, JobId, RetrieveError};
-use prefect_flow::{BoxError, Context, Task, TaskError};
+use prefect_flow::{BoxError, Context, Task, TaskError, chain};
 use tokio::time::{sleep, timeout};
 
 use crate::other_runs::NotAlone;
@@ -97,21 +97,6 @@ pub(crate) async fn undo_and_report<R>(
         }
         () = short_of_time => tokio::join!(timeout(HASTE, undo), report).0.ok(),
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = error.source();
-    }
-    line
 }
 
 /// The causes of an error in one line, without the error itself, which only says where it happened.

@@ -13,7 +13,7 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 /// The message of an error and of all its causes, in one line. A message that the one before it ends with
 /// already is not repeated.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

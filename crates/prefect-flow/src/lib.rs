@@ -48,7 +48,7 @@ mod task;
 mod terminal;
 
 pub use context::Context;
-pub use error::{ArtifactError, BoxError, Cancelled, RecordError, SubflowError, TaskCause, TaskError};
+pub use error::{ArtifactError, BoxError, Cancelled, RecordError, SubflowError, TaskCause, TaskError, chain};
 pub use exit::Exit;
 pub use flow::Flow;
 pub use parameters::ParameterError;

@@ -163,7 +163,7 @@ impl Session {
                     Duration::from_secs_f64(delay_seconds)
                 }
                 Answer::Reject { state: Some(state), reason } => {
-                    if is_ours(&state, &proposal) {
+                    if state.entered_by(&proposal) {
                         return Ok(self.started(&state));
                     }
                     match state.kind {
@@ -231,7 +231,7 @@ impl Session {
                     tokio::time::sleep(Duration::from_secs_f64(delay_seconds)).await;
                 }
                 Answer::Reject { state: Some(now), reason } => {
-                    if is_ours(&now, &state) {
+                    if now.entered_by(&state) {
                         self.log_finished(&now);
                         return Ok(Some(end));
                     }
@@ -350,12 +350,6 @@ impl Session {
         let origin = report::Origin { flow_run: self.id, task_run: None, name: &self.name };
         self.engine.logs.write(level, origin, message);
     }
-}
-
-/// Whether a state is the one that was proposed: the answer to the first sending was lost (contract §5.4).
-fn is_ours(state: &State, proposal: &NewState) -> bool {
-    state.state_details.transition_id.is_some()
-        && state.state_details.transition_id == proposal.state_details.transition_id
 }
 
 fn describe(state: &State) -> String {

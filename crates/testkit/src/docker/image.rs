@@ -1,4 +1,4 @@
-//! Images `FROM scratch`: a root file system given file by file, sent to the engine as a build context.
+//! Images `FROM scratch`: a root file system given file by file, imported by the engine as one layer.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
