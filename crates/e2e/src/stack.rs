@@ -3,7 +3,7 @@
 //! The servers listen on the gateway address of a Docker network of their own: this machine and the containers
 //! reach them under one address, others do not. Containers join that network as
 //! `{{ $PREFECT_NETWORK }}` of `prefect/prefect.yaml` says. Everything ends with [`Stack::stop`]; what a failure
-//! leaves is removed by [`Stack::remove_leftovers`].
+//! leaves is removed by [`remove_leftovers`].
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -59,11 +59,16 @@ async fn stopping_a_process_leaves_no_grandchild() {
 
 #[tokio::test]
 async fn a_killed_supervisor_takes_its_processes_along() {
+    // This test's own executable is the supervisor too: it starts a family and is killed without mercy.
+    if let Some(log) = std::env::var_os("FAMILY_LOG") {
+        let mut process = family(Path::new(&log)).spawn().unwrap();
+        process.wait(Duration::from_mins(10)).await.unwrap();
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    // This test's own executable as the supervisor: it starts a family and is killed without mercy.
     let mut supervisor = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "supervisor_of_a_family"])
+        .args(["--exact", "a_killed_supervisor_takes_its_processes_along"])
         .env("FAMILY_LOG", &log)
         .log_to(dir.path().join("supervisor"))
         .spawn()
@@ -82,14 +87,6 @@ async fn a_killed_supervisor_takes_its_processes_along() {
     .unwrap();
     supervisor.signal(Signal::Kill).unwrap();
     gone(&child).await;
-}
-
-#[tokio::test]
-#[ignore = "not a test: the supervisor that another test kills"]
-async fn supervisor_of_a_family() {
-    let Some(log) = std::env::var_os("FAMILY_LOG") else { return };
-    let mut process = family(Path::new(&log)).spawn().unwrap();
-    process.wait(Duration::from_mins(10)).await.unwrap();
 }
 
 #[tokio::test]
