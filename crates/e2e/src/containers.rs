@@ -43,6 +43,11 @@ pub async fn remove(docker: &Docker, ids: &[String]) {
     }
 }
 
+/// Kills a container, as the kernel does when memory is short.
+pub async fn kill(docker: &Docker, id: &str) -> Result<()> {
+    Ok(docker.kill_container(id, None::<bollard::query_parameters::KillContainerOptions>).await?)
+}
+
 /// How many files a container made or changed in its own file system.
 pub async fn scratch_files(docker: &Docker, id: &str) -> Result<usize> {
     Ok(docker.container_changes(id).await?.unwrap_or_default().len())

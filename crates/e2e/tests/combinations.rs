@@ -1,41 +1,22 @@
 //! Our worker and our runtime in the place of Python's, and beside them: all four combinations.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
-use e2e::dataset::Dataset;
-use e2e::local::{archive_prefix, landing_prefix};
-use e2e::programs::Programs;
-use e2e::stack::{ARCHIVE, LANDING_ZONE, POOLS, Servers, Stack, remove_leftovers};
-use e2e::{containers, outside, runs, s3};
+use common::{end, ingest, s3_client, stack, trigger_archival};
+use e2e::local::archive_prefix;
+use e2e::stack::{ARCHIVE, POOLS, Stack};
+use e2e::{containers, outside, runs};
 use prefect_api::deployment::{DeploymentSettings, NewDeployment};
 use prefect_api::flow_run::FlowRun;
 use prefect_api::state::StateType;
 use serde_json::{Value, json};
-use testkit::docker::{Engine, python_image};
+use testkit::docker::python_image;
 use testkit::process::Process;
 
 const RUN: Duration = Duration::from_mins(5);
-
-/// A stack with its bootstrap done and no worker.
-async fn stack(stem: &str) -> (Arc<Engine>, Stack) {
-    let engine = Arc::new(Engine::connect().await.unwrap());
-    let network = engine.name(stem);
-    let servers = Servers::start(Arc::clone(&engine), &network).await.unwrap();
-    let stack = servers.with_images(&Programs::find().unwrap(), &network).await.unwrap();
-    stack.bootstrap().await.unwrap();
-    (engine, stack)
-}
-
-async fn end(engine: Arc<Engine>, stack: Stack, worker: Option<Process>) {
-    if let Some(worker) = worker {
-        worker.stop(Duration::from_secs(20)).await.unwrap();
-    }
-    let network = stack.network.clone();
-    stack.stop().await.unwrap();
-    remove_leftovers(&engine, &network).await.unwrap();
-}
 
 fn python_worker(stack: &Stack) -> Process {
     let e2e::stack::Server::Ours(server) = &stack.server else { panic!("the tests bring their own server") };
@@ -52,22 +33,13 @@ async fn completed(stack: &Stack, run: &FlowRun, worker_log: impl Future<Output 
 
 /// Archives a small dataset and checks it from outside.
 async fn archive(stack: &Stack, worker_log: impl Future<Output = String>) {
-    let files = tempfile::tempdir().unwrap();
-    std::fs::write(files.path().join("a file.txt"), "bytes").unwrap();
-    let dataset = Dataset::of_directory(files.path()).unwrap();
-    let client = s3::client(&stack.s3.endpoint(), stack.s3.access_key(), stack.s3.secret_key());
     let pid = "20.500.12345/combination";
-    stack.scicat.catalogue().create_dataset(pid);
-    stack.scicat.catalogue().add_origdatablock(pid, &dataset.claims());
-    dataset.upload(&client, LANDING_ZONE, &landing_prefix(pid), |_| {}).await.unwrap();
-    let job = stack.scicat.catalogue().create_job("archive", &[pid]);
-    let parameters = json!({"job_id": job});
-    let run =
-        runs::trigger(&stack.prefect, "archive_datasetlist", "datasets_archival", parameters).await.unwrap();
+    let (dataset, _folder) = ingest(stack, pid).await;
+    let (job, run) = trigger_archival(stack, pid).await;
     let ended = completed(stack, &run, worker_log).await;
     assert_eq!(ended.name, format!("archive_datasetlist-job_id-{job}"));
     let unpacked = tempfile::tempdir().unwrap();
-    outside::unpack_archive(&client, ARCHIVE, &archive_prefix(pid), unpacked.path()).await.unwrap();
+    outside::unpack_archive(&s3_client(stack), ARCHIVE, &archive_prefix(pid), unpacked.path()).await.unwrap();
     dataset.compare(unpacked.path()).unwrap();
     let job = stack.scicat.catalogue().job(&job).unwrap();
     assert_eq!(job["statusMessage"], "finishedSuccessful");

@@ -4,6 +4,7 @@
 //! from "nothing happened". Faults are asked in the order in which they were added; the first that strikes
 //! wins.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -116,7 +117,10 @@ pub struct Strike {
 
 /// The faults of one server, shared between the test and the server.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<Vec<Fault>>);
+pub struct Faults {
+    waiting: Mutex<Vec<Fault>>,
+    struck: AtomicUsize,
+}
 
 impl Faults {
     /// Adds a fault.
@@ -143,13 +147,19 @@ impl Faults {
             if fault.times != u32::MAX {
                 fault.times -= 1;
             }
+            self.struck.fetch_add(1, Ordering::Relaxed);
             return Some(Strike { action: fault.action.clone(), after_effect: fault.after_effect });
         }
         None
     }
 
+    /// How often a fault has struck so far.
+    pub fn struck(&self) -> usize {
+        self.struck.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Fault>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,6 +176,7 @@ mod tests {
             .map(|key| faults.strike("UploadPart", key).is_some())
             .collect();
         assert_eq!(hits, [false, false, true, true, false]);
+        assert_eq!(faults.struck(), 2);
         assert_eq!(faults.strike("PutObject", "a.tar"), None);
     }
 
