@@ -55,6 +55,7 @@ impl Server {
         if let Some((_, api_url)) =
             settings.iter().find(|(name, value)| name == "PREFECT_API_URL" && !value.is_empty())
         {
+            reachable(api_url, &settings).await?;
             return Ok(Self::Theirs { api_url: api_url.clone(), settings });
         }
         let server = PrefectServer::start(prefect::Options { host, ..prefect::Options::default() }).await?;
@@ -249,6 +250,19 @@ impl Stack {
             Server::Theirs { .. } => Ok(()),
         }
     }
+}
+
+/// An error unless the API answers, and containers can reach it too.
+async fn reachable(api_url: &str, settings: &[(String, String)]) -> Result<()> {
+    let client = runs::client(api_url, settings)?;
+    client.health().await.context("PREFECT_API_URL names a Prefect server that cannot be used")?;
+    let host = client.api_url().host_str().unwrap_or_default();
+    ensure!(
+        !matches!(host, "localhost" | "127.0.0.1" | "[::1]"),
+        "containers cannot reach {api_url}, which means this machine only\n\
+         hint: let the server listen on another address too (`--host 0.0.0.0`) and name that in PREFECT_API_URL"
+    );
+    Ok(())
 }
 
 /// Removes the containers that a worker started on `network`, then what carries the engine's label.
