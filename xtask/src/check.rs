@@ -8,77 +8,68 @@ struct Need {
     what: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    remedy: &'static str,
+    /// The command that brings it; on other systems their equal.
+    install: &'static str,
 }
 
 const COMPILER: Need = Need {
     what: "a C compiler",
     program: "cc",
     arguments: &["--version"],
-    remedy: "install it: `apt-get install gcc libc6-dev` or your system's equal",
+    install: "apt-get install gcc libc6-dev",
 };
 
 const PYTHON: Need = Need {
     what: "Python 3 with its venv module (for the Prefect server)",
     program: "python3",
     arguments: &["-c", "import venv, ensurepip"],
-    remedy: "install it: `apt-get install python3 python3-venv` or your system's equal",
+    install: "apt-get install python3 python3-venv",
 };
 
-const TOOLS: [Need; 3] = [
-    Need {
-        what: "tar",
-        program: "tar",
-        arguments: &["--version"],
-        remedy: "install it: `apt-get install tar` or your system's equal",
-    },
-    Need {
-        what: "curl",
-        program: "curl",
-        arguments: &["--version"],
-        remedy: "install it: `apt-get install curl` or your system's equal",
-    },
-    Need {
-        what: "bash",
-        program: "bash",
-        arguments: &["--version"],
-        remedy: "install it: `apt-get install bash` or your system's equal",
-    },
-];
+/// A tool of every distribution, whose package has its name.
+const fn tool(program: &'static str, install: &'static str) -> Need {
+    Need { what: program, program, arguments: &["--version"], install }
+}
+
+const TAR: Need = tool("tar", "apt-get install tar");
+const CURL: Need = tool("curl", "apt-get install curl");
+const BASH: Need = tool("bash", "apt-get install bash");
 
 const NEXTEST: Need = Need {
     what: "cargo-nextest",
     program: "cargo",
     arguments: &["nextest", "--version"],
-    remedy: "install it: `cargo install cargo-nextest --locked`",
+    install: "cargo install cargo-nextest --locked",
 };
 
 /// What the images need.
 pub(crate) fn for_images() -> Result<()> {
-    check(&[&COMPILER], true)
+    check(&[&COMPILER])
 }
 
 /// What the demo and the measurements need.
 pub(crate) fn for_demo() -> Result<()> {
-    check(&[&COMPILER, &PYTHON, &TOOLS[0], &TOOLS[1], &TOOLS[2]], true)
+    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH])
 }
 
 /// What the tests need.
 pub(crate) fn for_tests() -> Result<()> {
-    check(&[&COMPILER, &PYTHON, &TOOLS[0], &TOOLS[1], &TOOLS[2], &NEXTEST], true)
+    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NEXTEST])
 }
 
-/// All that is missing, in one message.
-fn check(needs: &[&Need], docker: bool) -> Result<()> {
+/// All that is missing, in one message. The Docker engine is needed by all.
+fn check(needs: &[&Need]) -> Result<()> {
     let mut missing: Vec<String> = needs
         .iter()
         .filter(|need| !works(need))
-        .map(|need| format!("  {} is missing\n    hint: {}", need.what, need.remedy))
+        .map(|need| {
+            format!(
+                "  {} is missing\n    hint: install it: `{}` or your system's equal",
+                need.what, need.install
+            )
+        })
         .collect();
-    if docker
-        && std::env::var_os("DOCKER_HOST").is_none()
-        && !std::path::Path::new("/var/run/docker.sock").exists()
-    {
+    if std::env::var_os("DOCKER_HOST").is_none() && !std::path::Path::new("/var/run/docker.sock").exists() {
         missing.push(
             "  the Docker engine is missing: there is no /var/run/docker.sock and DOCKER_HOST is not set\n    \
              hint: install and start it: `apt-get install docker.io`, or set DOCKER_HOST"

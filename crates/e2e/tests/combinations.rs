@@ -1,5 +1,5 @@
 //! Our worker and our runtime in the place of Python's, and beside them: all four combinations.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 
@@ -46,6 +46,31 @@ async fn archive(stack: &Stack, worker_log: impl Future<Output = String>) {
     let lifecycle = stack.scicat.catalogue().lifecycle(pid).unwrap();
     assert_eq!(lifecycle["archiveStatusMessage"], "datasetOnArchiveDisk");
     assert_container_was_told(stack, &run).await;
+    assert_page_shows(stack, &run).await;
+}
+
+/// What the run's page in the UI is made of: its graph, its log, its progress.
+async fn assert_page_shows(stack: &Stack, run: &FlowRun) {
+    let kinds = async {
+        loop {
+            // The server records task runs a moment after their events came.
+            let graph = stack.prefect.read_graph(run.id).await.unwrap();
+            let nodes = graph["nodes"].as_array().unwrap().clone();
+            let of = |kind: &str| nodes.iter().filter(|node| node[1]["kind"] == kind).count();
+            if nodes.iter().all(|node| node[1]["state_type"] == "COMPLETED")
+                && (of("flow-run"), of("task-run")) == (1, 3)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(RUN, kinds).await.expect("the graph is not one subflow and three task runs");
+    let filter = json!({"artifacts": {"flow_run_id": {"any_": [run.id]}}});
+    let artifacts = stack.prefect.filter_artifacts(&filter).await.unwrap();
+    let progress = artifacts.iter().find(|artifact| artifact.kind.as_deref() == Some("progress")).unwrap();
+    assert_eq!(progress.data.as_f64(), Some(100.0));
+    let log = runs::logs(&stack.prefect, run.id).await.unwrap();
+    assert!(log.iter().any(|line| line == "Finished in state Completed()"), "{log:?}");
 }
 
 /// Runs a Python flow in a container of the Python image.

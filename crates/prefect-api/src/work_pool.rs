@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use crate::id::{WorkPoolId, WorkQueueId};
 
@@ -132,16 +131,4 @@ pub struct WorkQueueSettings {
     pub priority: Option<u32>,
     /// Gives no runs out.
     pub is_paused: bool,
-}
-
-/// A worker of a pool.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct WorkerRecord {
-    /// The worker's id.
-    pub id: Uuid,
-    /// The worker's name.
-    pub name: String,
-    /// `ONLINE` or `OFFLINE`.
-    #[serde(default)]
-    pub status: Option<String>,
 }

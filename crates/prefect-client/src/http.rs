@@ -216,11 +216,6 @@ impl Client {
         self.send(&call).await.map(drop)
     }
 
-    /// `GET` of a path below the API's root, for what has no method of its own.
-    pub async fn get_json(&self, path: &str) -> Result<Value, Error> {
-        self.read(Call::new(Method::GET, path.trim_start_matches('/'), &[])).await
-    }
-
     /// `POST` to a path below the API's root, for what has no method of its own.
     pub async fn post_json(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.read(Call::new(Method::POST, path.trim_start_matches('/'), &[]).json(body)).await

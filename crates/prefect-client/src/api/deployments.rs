@@ -1,6 +1,6 @@
 //! Deployments.
 
-use prefect_api::deployment::{Deployment, DeploymentSettings, NewDeployment};
+use prefect_api::deployment::{Deployment, NewDeployment};
 use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
 use prefect_api::id::DeploymentId;
 use reqwest::Method;
@@ -22,15 +22,6 @@ impl Client {
     /// Makes a deployment.
     pub async fn create_deployment(&self, deployment: &NewDeployment) -> Result<Deployment, Error> {
         self.read(Call::new(Method::POST, "deployments/", &[]).json(deployment)).await
-    }
-
-    /// Changes a deployment.
-    pub async fn update_deployment(
-        &self,
-        id: DeploymentId,
-        settings: &DeploymentSettings,
-    ) -> Result<(), Error> {
-        self.call(Call::new(Method::PATCH, "deployments/{}", &[&id.to_string()]).json(settings)).await
     }
 
     /// Makes a run of a deployment. Parameters that break its schema give 409.

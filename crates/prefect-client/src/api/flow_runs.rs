@@ -2,7 +2,7 @@
 
 use prefect_api::event::Event;
 use prefect_api::flow_run::{Flow, FlowRun, FlowRunUpdate, NewFlowRun, NewTaskRun, TaskRun};
-use prefect_api::id::{FlowId, FlowRunId, TaskRunId};
+use prefect_api::id::{FlowId, FlowRunId};
 use prefect_api::record::NewLog;
 use prefect_api::state::{Answer, NewState, OrchestrationResult, State};
 use reqwest::Method;
@@ -98,18 +98,6 @@ impl Client {
     /// Makes a task run over REST, or finds the one with its keys: parents of subflows only.
     pub async fn create_task_run(&self, run: &NewTaskRun) -> Result<TaskRun, Error> {
         self.read(Call::new(Method::POST, "task_runs/", &[]).json(run)).await
-    }
-
-    /// Proposes a state of a task run over REST: only for parents of subflows that never got a run.
-    pub async fn set_task_run_state(
-        &self,
-        id: TaskRunId,
-        state: &NewState,
-        force: bool,
-    ) -> Result<(), Error> {
-        let id = id.to_string();
-        self.call(Call::new(Method::POST, "task_runs/{}/set_state", &[&id]).json(&Proposal { state, force }))
-            .await
     }
 
     /// Task runs that match a filter of the API.
