@@ -84,6 +84,8 @@ impl<'a> Demo<'a> {
         network: &str,
         dataset: &Dataset,
     ) -> Result<Summary> {
+        // Everything of this demo carries the name; whoever looks for its containers needs it.
+        self.say(&format!("network: {network}"));
         self.summary.files = dataset.files.len();
         self.summary.bytes = dataset.size();
         let servers = self.stage("start the servers", Servers::start(Arc::clone(&engine), network)).await?;

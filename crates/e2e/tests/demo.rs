@@ -1,6 +1,7 @@
 //! The demo as a user runs it: everything happens in it, and nothing is left after it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,26 +14,24 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Names of containers, networks and images, and temporary files: what must be as before.
-fn traces() -> Vec<String> {
+/// Names of networks and images that carry a demo's name.
+fn traces(name: &str) -> Vec<String> {
     let docker = |arguments: &[&str]| {
         let output = Command::new("docker").args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let mut traces: Vec<String> = docker(&["ps", "--all", "--format", "container {{.Names}}"])
-        .lines()
-        .chain(docker(&["network", "ls", "--format", "network {{.Name}}"]).lines())
-        .chain(docker(&["images", "--format", "image {{.Repository}}:{{.Tag}}"]).lines())
-        .filter(|line| line.contains("demo"))
-        .map(str::to_owned)
-        .collect();
-    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        if name.starts_with("ferryman-demo") {
-            traces.push(name);
-        }
-    }
-    traces
+    let networks = docker(&["network", "ls", "--format", "network {{.Name}}"]);
+    let images = docker(&["images", "--format", "image {{.Repository}}:{{.Tag}}"]);
+    networks.lines().chain(images.lines()).filter(|line| line.contains(name)).map(str::to_owned).collect()
+}
+
+/// Ids of the containers on a demo's network; with `label` only those that carry it.
+fn containers(network: &str, label: Option<&str>) -> Vec<String> {
+    let mut command = Command::new("docker");
+    command.args(["ps", "--all", "--quiet", "--filter", &format!("network={network}")]);
+    command.args(label.map(|label| format!("--filter=label={label}")));
+    let output = command.output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 fn awkward_dataset(root: &Path) {
@@ -77,49 +76,42 @@ fn a_dataset_with_awkward_names_travels_there_and_back() {
     assert!(resident < 256 << 20, "{resident} bytes of resident memory");
 }
 
-/// Ids of the containers of flow runs on the demo's network. Other tests have theirs on other networks.
-fn run_containers() -> Vec<String> {
-    let Some(network) = traces().into_iter().find_map(|line| Some(line.strip_prefix("network ")?.to_owned()))
-    else {
-        return Vec::new();
-    };
-    let network = format!("network={network}");
-    let filters =
-        ["ps", "--all", "--quiet", "--filter", "label=io.prefect.flow-run-id", "--filter", &network];
-    let output = Command::new("docker").args(filters).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-}
-
 #[test]
 fn a_demo_interrupted_at_its_start_leaves_nothing() {
     // The network is the first thing that the demo makes and the last that it removes.
-    interrupt("-INT", || traces().iter().any(|line| line.starts_with("network")));
+    interrupt("-INT", |network| !traces(network).is_empty());
 }
 
 #[test]
 fn a_demo_terminated_while_a_flow_runs_leaves_nothing() {
-    interrupt("-TERM", || !run_containers().is_empty());
+    interrupt("-TERM", |network| !containers(network, Some("io.prefect.flow-run-id")).is_empty());
 }
 
-fn interrupt(signal: &str, moment: impl Fn() -> bool) {
-    let dataset = tempfile::tempdir().unwrap();
+/// Interrupts a demo at a moment, which is told by the name of its network.
+fn interrupt(signal: &str, moment: impl Fn(&str) -> bool) {
+    let (dataset, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     awkward_dataset(dataset.path());
-    let mut child =
-        demo(&["--dataset", dataset.path().to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = demo(&["--dataset", dataset.path().to_str().unwrap()]);
+    let mut child = command.env("TMPDIR", temporary.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let network = lines.find_map(|line| Some(line.strip_prefix("network: ")?.to_owned())).unwrap();
+    // A full pipe would stop the demo.
+    let rest = std::thread::spawn(move || lines.collect::<Vec<_>>());
     let started = Instant::now();
-    while !moment() {
+    while !moment(&network) {
         assert!(started.elapsed() < Duration::from_mins(4), "the moment did not come");
-        assert!(child.try_wait().unwrap().is_none(), "the demo ended before");
+        assert!(child.try_wait().unwrap().is_none(), "the demo ended before: {:?}", rest.join());
     }
-    let containers = run_containers();
+    let made = containers(&network, None);
     let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let ended = child.wait().unwrap();
     assert!(!ended.success(), "an interrupted demo is no success");
-    assert_eq!(traces(), Vec::<String>::new());
-    for id in containers {
+    assert_eq!(traces(&network), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "a temporary file was left");
+    for id in made {
         let found = Command::new("docker").args(["inspect", &id]).output().unwrap();
-        assert!(!found.status.success(), "the container {id} of a flow run was left");
+        assert!(!found.status.success(), "the container {id} was left");
     }
 }
 
