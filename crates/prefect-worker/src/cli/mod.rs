@@ -1,0 +1,129 @@
+//! The command line: `prefect-worker start …`, and the same as `prefect worker start …` when the executable
+//! is called `prefect`. A module per command; each has a struct of arguments and a function that runs it.
+
+mod logging;
+mod signals;
+mod start;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, chain};
+
+/// Runs the flow runs of a Prefect work pool, each in a container of its own.
+#[derive(Debug, Parser)]
+#[command(name = "prefect-worker", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a worker that serves a work pool.
+    Start(Box<start::Start>),
+}
+
+/// Runs the command line and gives the exit code: 0 ok, 1 failure, 2 usage, 64 configuration, 69 unavailable.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(normalised(arguments)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // Nobody can be told that the terminal is gone.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("start the asynchronous runtime: {error}"), None);
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&chain(&error), error.hint());
+            ExitCode::from(error.exit_code())
+        }
+    };
+    // Reads of a socket or a terminal may hang in threads that nobody waits for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Start(start) => start::run(*start).await,
+    }
+}
+
+/// `prefect worker start` is `prefect-worker start`.
+fn normalised(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called_prefect = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == "prefect");
+    if called_prefect && arguments.get(1).is_some_and(|argument| argument == "worker") {
+        arguments.remove(1);
+    }
+    arguments
+}
+fn complain(error: &str, hint: Option<&str>) {
+    let mut stderr = std::io::stderr().lock();
+    let mut text = format!("error: failed to {error}\n");
+    if let Some(hint) = hint {
+        text.push_str("hint: ");
+        text.push_str(hint);
+        text.push('\n');
+    }
+    // Nobody can be told that the terminal is gone.
+    drop(stderr.write_all(text.as_bytes()));
+}
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::start::Start;
+    use super::*;
+
+    fn parse(line: &str) -> Result<Start, clap::Error> {
+        let arguments = line.split(' ').map(OsString::from).collect();
+        Cli::try_parse_from(normalised(arguments)).map(|cli| match cli.command {
+            Command::Start(start) => *start,
+        })
+    }
+
+    #[test]
+    fn both_names_take_the_same_flags() {
+        for program in ["prefect-worker start", "/usr/bin/prefect worker start"] {
+            let start = parse(&format!(
+                "{program} -p pool --type docker -q a --work-queue b --limit 3 -n w --run-once --install-policy never \
+                 --prefetch-seconds 5 --with-healthcheck --no-create-pool-if-not-found"
+            ))
+            .unwrap();
+            assert_eq!((start.pool.as_str(), start.kind.as_deref()), ("pool", Some("docker")));
+            assert_eq!(start.work_queues, ["a", "b"]);
+            assert_eq!((start.limit.map(NonZeroUsize::get), start.prefetch_seconds), (Some(3), Some(5)));
+            assert!(start.run_once && start.with_healthcheck && start.no_create_pool_if_not_found);
+        }
+    }
+
+    #[test]
+    fn names_that_the_server_refuses_are_usage_errors() {
+        for line in [
+            "prefect-worker start --pool p --name a/b",
+            "prefect-worker start",
+            "prefect-worker start -p x -l y",
+            "prefect-worker start -p x -l 0",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}
