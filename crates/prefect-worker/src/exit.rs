@@ -71,7 +71,7 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
                  the process can reach the Prefect API.",
             ),
         },
-        Outcome::Exited { code, out_of_memory, error } => {
+        Outcome::Exited { code, out_of_memory, error, .. } => {
             let (explanation, advice) = explain(if *out_of_memory { 137 } else { *code });
             let mut message =
                 format!("Flow run infrastructure exited with non-zero status code {code}. {explanation}");
@@ -148,6 +148,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::launcher::Memory;
 
     const OURS: &str = "http+docker://localhost:abc";
 
@@ -175,7 +176,7 @@ mod tests {
     }
 
     fn exited(code: i64) -> Outcome {
-        Outcome::Exited { code, out_of_memory: false, error: None }
+        Outcome::Exited { code, out_of_memory: false, error: None, memory: Memory::default() }
     }
 
     fn message(verdict: Verdict) -> String {
@@ -191,7 +192,7 @@ mod tests {
             message(judge(exited(3), &run(&json!({})))),
             "Flow run infrastructure exited with non-zero status code 3. Process exited with an unexpected status code."
         );
-        let oom = Outcome::Exited { code: 137, out_of_memory: true, error: None };
+        let oom = Outcome::Exited { code: 137, out_of_memory: true, error: None, memory: Memory::default() };
         assert_eq!(
             message(judge(oom, &run(&json!({"state_type": "RUNNING"})))),
             "Flow run infrastructure exited with non-zero status code 137. Process was killed, likely due to an \

@@ -13,8 +13,9 @@ use prefect_api::template::{
 use prefect_api::work_pool::WorkPool;
 use prefect_client::{Client, PREFECT_VERSION};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
-use crate::launcher::Job;
+use crate::launcher::{Attempt, Job, LaunchError, Treatment};
 
 /// The command of jobs that name none.
 const DEFAULT_COMMAND: &str = "prefect flow-run execute";
@@ -28,6 +29,9 @@ pub(crate) enum JobError {
     /// What they refer to could not be read.
     #[error(transparent)]
     Api(#[from] prefect_client::Error),
+    /// A variable that the worker itself obeys has a wrong form.
+    #[error(transparent)]
+    Treatment(#[from] LaunchError),
     /// A part of the job configuration has a wrong form.
     #[error("use the job configuration: {field} must be {expected}")]
     Field {
@@ -53,6 +57,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) pool: &'a WorkPool,
     pub(crate) template: &'a JobTemplate,
     pub(crate) worker: &'a str,
+    /// Transition ids of the states that this worker proposes for the run.
+    pub(crate) proposals: Vec<Uuid>,
     /// Environment that every job gets from the worker.
     pub(crate) base_env: &'a BTreeMap<String, String>,
 }
@@ -67,7 +73,9 @@ pub(crate) async fn make(sources: &Sources<'_>, client: &Client) -> Result<Job, 
     let mut answers = Answers::new();
     loop {
         match resolve(&configured, &answers)? {
-            Resolution::Complete(configuration) => return assemble(sources, configuration),
+            Resolution::Complete(configuration) => {
+                return assemble(sources, configuration, secret_variables(&configured));
+            }
             Resolution::Needs(references) => {
                 for reference in references {
                     let answer = fetch(client, &reference).await?;
@@ -95,11 +103,23 @@ async fn fetch(client: &Client, reference: &Reference) -> Result<Option<Value>, 
     })
 }
 
-/// Splits the configuration into what every launcher understands and the rest.
-fn assemble(sources: &Sources<'_>, configuration: Value) -> Result<Job, JobError> {
+/// Names of environment variables whose values come from blocks.
+fn secret_variables(configured: &Value) -> Vec<String> {
+    let refers = |value: &Value| match value {
+        Value::String(text) => text.contains("prefect.blocks."),
+        Value::Object(object) => object.contains_key("$ref"),
+        _ => false,
+    };
+    let environment = configured.get("env").and_then(Value::as_object).into_iter().flatten();
+    environment.filter(|(_, value)| refers(value)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Splits the configuration into what the worker obeys, what every launcher understands, and the rest.
+fn assemble(sources: &Sources<'_>, configuration: Value, secret_env: Vec<String>) -> Result<Job, JobError> {
     let Value::Object(mut configuration) = configuration else {
         return Err(JobError::Field { field: "job_configuration", expected: "an object" });
     };
+    let treatment = Treatment::take(&mut configuration)?;
     let mut take = |field| configuration.remove(field).filter(|value| !value.is_null());
     let command = take("command").map(|value| text_form(&value)).filter(|command| !command.trim().is_empty());
     let name = take("name").map(|value| text_form(&value)).filter(|name| !name.is_empty());
@@ -125,10 +145,15 @@ fn assemble(sources: &Sources<'_>, configuration: Value) -> Result<Job, JobError
             return Err(JobError::Field { field: "labels", expected: "an object of names and values" });
         }
     }
+    let attempt = Attempt {
+        proposals: sources.proposals.clone(),
+        run_count: sources.run.run_count,
+        secret_env,
+        treatment,
+        ..Attempt::new(sources.run.id, &sources.pool.name, sources.worker)
+    };
     Ok(Job {
-        flow_run_id: sources.run.id,
-        work_pool: sources.pool.name.clone(),
-        worker: sources.worker.to_owned(),
+        attempt,
         name: name.unwrap_or_else(|| sources.run.name.clone()),
         command: command.unwrap_or_else(|| DEFAULT_COMMAND.to_owned()),
         base_env: base_env(sources),
@@ -214,7 +239,6 @@ fn context(sources: &Sources<'_>) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use prefect_api::work_pool::BaseJobTemplate;
-    use uuid::Uuid;
 
     use super::*;
     use crate::launcher::docker::default_template;
@@ -241,6 +265,7 @@ mod tests {
             pool: &pool,
             template: &template,
             worker: "w",
+            proposals: Vec::new(),
             base_env: &BTreeMap::from([("PREFECT_API_URL".to_owned(), "http://h/api".to_owned())]),
         };
         let variables = merge_job_variables(&deployment.job_variables, run.job_variables.as_ref().unwrap());
@@ -248,7 +273,7 @@ mod tests {
         let Resolution::Complete(configuration) = resolve(&configured, &Answers::new())? else {
             panic!("unexpected references");
         };
-        assemble(&sources, configuration)
+        assemble(&sources, configuration, secret_variables(&configured))
     }
 
     #[test]

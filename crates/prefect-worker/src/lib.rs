@@ -15,6 +15,7 @@ pub mod launcher;
 mod options;
 mod output;
 mod pool;
+mod redact;
 mod report;
 mod run_log;
 mod slug;

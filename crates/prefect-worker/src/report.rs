@@ -8,18 +8,29 @@ use prefect_api::state::{Answer, NewState, StateType};
 
 use crate::error::chain;
 use crate::exit::{Claim, Verdict, untouched, verdict};
-use crate::launcher::Outcome;
+use crate::launcher::{Attempt, Infrastructure, Outcome};
+use crate::redact::redact;
 use crate::run_log::RunLog;
 use crate::submission::Unit;
 
 /// The longest pause between two tries of anything.
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How many of the last lines of output are shown, and how much of each.
+const TAIL_LINES: usize = 50;
+const TAIL_WIDTH: usize = 1000;
 /// Texts of engines and registries have no bounds of their own; messages of states have.
 const MESSAGE_LIMIT: usize = 10_000;
 
 impl Unit {
     /// Judges the end of the infrastructure by the run's state, and reports what nobody else will.
-    pub(crate) async fn report(&self, outcome: &Outcome, claim: Claim<'_>, log: &RunLog) {
+    pub(crate) async fn report(
+        &self,
+        outcome: &Outcome,
+        claim: Claim<'_>,
+        infrastructure: &Infrastructure,
+        attempt: &Attempt,
+        log: &RunLog,
+    ) {
         let Some(run) = self.read_run().await else { return };
         match verdict(outcome, &run, claim) {
             Verdict::Settled => {}
@@ -28,12 +39,25 @@ impl Unit {
             }
             Verdict::Crashed { message, advice } => {
                 self.make_retriable(&run).await;
+                self.log_tail(infrastructure, attempt, log).await;
                 self.set_crashed(&message, log).await;
                 if let Some(advice) = advice {
                     log.info(advice);
                 }
             }
         }
+    }
+
+    /// The last words of a process that died, in the log of its run.
+    pub(crate) async fn log_tail(&self, infrastructure: &Infrastructure, attempt: &Attempt, log: &RunLog) {
+        let lines = self.shared.launcher.tail(infrastructure, TAIL_LINES).await;
+        if lines.is_empty() {
+            return;
+        }
+        let secrets = self.shared.launcher.secrets(infrastructure, attempt).await;
+        let text = lines.iter().map(|line| line.chars().take(TAIL_WIDTH).collect::<String>());
+        let text = redact(&text.collect::<Vec<_>>().join("\n"), &secrets);
+        log.info(&format!("The last output of '{}':\n{text}", infrastructure.name));
     }
 
     /// A crash in the middle of an in-process retry leaves a mark that keeps the UI's retry from ever being

@@ -8,6 +8,8 @@ use prefect_api::record::NewLog;
 use prefect_client::Client;
 use tokio::sync::mpsc;
 
+use crate::launcher::Notes;
+
 /// Lines that may wait; a worker writes a handful a run.
 const QUEUE: usize = 4096;
 const BATCH: usize = 500;
@@ -69,6 +71,12 @@ impl RunLog {
         if self.lines.try_send(line).is_err() {
             tracing::warn!(flow_run.id = %self.run, "the queue of log lines is full, a line is lost to the server");
         }
+    }
+}
+
+impl Notes for RunLog {
+    fn note(&self, line: &str) {
+        self.info(line);
     }
 }
 

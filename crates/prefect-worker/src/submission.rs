@@ -22,7 +22,7 @@ use crate::error::chain;
 use crate::events::{Emitter, Subject};
 use crate::exit::Claim;
 use crate::job::{self, JobError, Sources};
-use crate::launcher::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink};
+use crate::launcher::{Attempt, Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink};
 use crate::pool::Pool;
 use crate::report::RETRY_MAX;
 use crate::run_log::{RunLog, RunLogs};
@@ -78,7 +78,9 @@ impl From<JobError> for Unlaunched {
     fn from(error: JobError) -> Self {
         let kind = match &error {
             JobError::Api(_) => "PrefectAPIError",
-            JobError::Template(_) | JobError::Field { .. } => "InvalidJobConfiguration",
+            JobError::Template(_) | JobError::Treatment(_) | JobError::Field { .. } => {
+                "InvalidJobConfiguration"
+            }
         };
         Self::Broken { kind, text: chain(&error) }
     }
@@ -87,6 +89,7 @@ impl From<JobError> for Unlaunched {
 /// A launched run.
 struct Launched {
     infrastructure: Infrastructure,
+    attempt: Attempt,
     subject: Subject,
     submitted: EventId,
     last_event: EventId,
@@ -186,7 +189,7 @@ impl Unit {
         self.give_labels(&pool).await;
         self.propose_submitting(submitting).await?;
 
-        let prepare = self.patiently(|| shared.launcher.prepare(&job), LaunchError::is_transient);
+        let prepare = self.patiently(|| shared.launcher.prepare(&job, log), LaunchError::is_transient);
         self.interruptible(prepare).await??;
         let infrastructure = self.create(&job, &subject).await?;
         let created = shared.events.container(&subject, &infrastructure, "created", None).await;
@@ -194,7 +197,7 @@ impl Unit {
             return Err(self.discard(&infrastructure, reason, log).await);
         }
         let last_event = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
-        Ok(Launched { infrastructure, subject, submitted, last_event })
+        Ok(Launched { infrastructure, attempt: job.attempt, subject, submitted, last_event })
     }
 
     async fn make_job(
@@ -211,6 +214,7 @@ impl Unit {
             pool: &pool.record,
             template,
             worker: &self.shared.worker,
+            proposals: Vec::new(),
             base_env: &self.shared.base_env,
         };
         let job = job::make(&sources, &self.shared.client).await?;
@@ -327,9 +331,13 @@ impl Unit {
 
     /// Waits for the end of the infrastructure and reports it.
     async fn follow(&self, launched: Launched, proposals: &[NewState], log: &RunLog) {
-        let Launched { infrastructure, subject, submitted, last_event } = launched;
+        let Launched { infrastructure, attempt, subject, submitted, last_event } = launched;
         let shared = &self.shared;
-        let mut end = std::pin::pin!(shared.launcher.wait(&infrastructure, shared.output.clone()));
+        let mut end = std::pin::pin!(
+            shared
+                .launcher
+                .wait(&infrastructure, attempt.treatment.stream_output.then(|| shared.output.clone()))
+        );
         let outcome = tokio::select! {
             biased;
             outcome = &mut end => outcome,
@@ -361,7 +369,8 @@ impl Unit {
             Outcome::Vanished => -1,
         };
         shared.events.container(&subject, &infrastructure, "exited", Some(last_event)).await;
-        self.report(&outcome, Claim { proposals, infrastructure_pid: &infrastructure.pid }, log).await;
+        let claim = Claim { proposals, infrastructure_pid: &infrastructure.pid };
+        self.report(&outcome, claim, &infrastructure, &attempt, log).await;
         shared.events.executed(&subject, &infrastructure.pid, code, submitted).await;
         if let Err(error) = shared.launcher.tidy(&infrastructure).await {
             log.warn(&format!("Container '{}' was not removed: {}", infrastructure.name, chain(&error)));

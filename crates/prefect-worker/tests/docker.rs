@@ -5,14 +5,25 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prefect_api::id::FlowRunId;
-use prefect_worker::launcher::{DockerLauncher, Infrastructure, Job, LaunchError, Launcher, Outcome};
+use prefect_worker::launcher::{
+    Attempt, DockerLauncher, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink,
+    Phase,
+};
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use testkit::docker::{Engine, Image};
 use tokio::sync::mpsc;
 
 /// Far more than anything here takes, so that a fault ends in a failure.
 const DEADLINE: Duration = Duration::from_mins(1);
+
+struct Silent;
+
+impl Notes for Silent {
+    fn note(&self, _: &str) {}
+}
 
 struct Bench {
     engine: Engine,
@@ -33,9 +44,8 @@ impl Bench {
     }
 
     fn job(&self, command: &str, configuration: Value) -> Job {
-        let mut job = Job::new(FlowRunId::generate(), self.engine.name("run"), command);
-        "pool".clone_into(&mut job.work_pool);
-        "worker".clone_into(&mut job.worker);
+        let attempt = Attempt::new(FlowRunId::generate(), self.engine.name("pool"), "worker");
+        let mut job = Job::new(attempt, self.engine.name("run"), command);
         let (label, value) = self.engine.run_label();
         job.labels.insert(label.to_owned(), value.to_owned());
         let mut all = Map::from_iter([
@@ -50,7 +60,7 @@ impl Bench {
     }
 
     async fn create(&self, job: &Job) -> Infrastructure {
-        self.launcher.prepare(job).await.unwrap();
+        self.launcher.prepare(job, &Silent).await.unwrap();
         self.launcher.create(job).await.unwrap()
     }
 
@@ -62,12 +72,22 @@ impl Bench {
 
     /// Waits for the end; gives the output too.
     async fn end(&self, infrastructure: &Infrastructure) -> (Outcome, String) {
+        self.end_after(infrastructure, None).await
+    }
+
+    /// Waits for the end; gives the output after a moment.
+    async fn end_after(
+        &self,
+        infrastructure: &Infrastructure,
+        after: Option<Timestamp>,
+    ) -> (Outcome, String) {
         let (sink, mut pieces) = mpsc::channel(64);
-        let wait = tokio::time::timeout(DEADLINE, self.launcher.wait(infrastructure, sink));
+        let output = OutputSink { pieces: sink, after };
+        let wait = tokio::time::timeout(DEADLINE, self.launcher.wait(infrastructure, Some(output)));
         let collect = async {
             let mut output = Vec::new();
             while let Some(piece) = pieces.recv().await {
-                output.extend(piece);
+                output.extend(piece.bytes);
             }
             String::from_utf8(output).unwrap()
         };
@@ -93,7 +113,7 @@ fn probe() -> PathBuf {
 }
 
 fn exited(code: i64) -> Outcome {
-    Outcome::Exited { code, out_of_memory: false, error: None }
+    Outcome::Exited { code, out_of_memory: false, error: None, memory: Memory::default() }
 }
 
 #[tokio::test]
@@ -113,8 +133,12 @@ async fn output_environment_and_exit_codes_come_back() {
     bench.launcher.tidy(&failing).await.unwrap();
     assert_eq!(bench.end(&failing).await.0, exited(3), "waiting again gives the same answer");
 
-    let quiet = bench.start(&bench.job("/probe print secret", json!({"stream_output": false}))).await;
-    assert_eq!(bench.end(&quiet).await, (exited(0), String::new()));
+    assert_eq!(bench.launcher.wait(&failing, None).await, exited(3));
+
+    let printing = bench.start(&bench.job("/probe print something", json!({}))).await;
+    assert_eq!(bench.end(&printing).await, (exited(0), "something\n".to_owned()));
+    assert_eq!(bench.end_after(&printing, Some(Timestamp::now())).await, (exited(0), String::new()));
+    assert_eq!(bench.launcher.tail(&printing, 5).await, ["something"]);
     bench.clean_up().await;
 }
 
@@ -133,10 +157,10 @@ async fn a_taken_name_gets_a_number_and_an_unstarted_attempt_is_replaced() {
 
     let container = bench.engine.api().inspect_container(&again.id, None).await.unwrap();
     let labels = container.config.unwrap().labels.unwrap();
-    assert_eq!(labels["io.ferryman.flow-run-id"], job.flow_run_id.to_string());
+    assert_eq!(labels["io.ferryman.flow-run-id"], job.attempt.flow_run_id.to_string());
     assert_eq!(
         (labels["io.ferryman.work-pool"].as_str(), labels["io.ferryman.worker"].as_str()),
-        ("pool", "worker")
+        (job.attempt.work_pool.as_str(), "worker")
     );
     bench.clean_up().await;
 }
@@ -179,7 +203,7 @@ async fn what_cannot_run_is_refused_and_leaves_nothing() {
     );
 
     let unknown = json!({"container_create_kwargs": {"shmsize": "1m"}});
-    let error = bench.launcher.prepare(&bench.job("/probe", unknown)).await.unwrap_err();
+    let error = bench.launcher.prepare(&bench.job("/probe", unknown), &Silent).await.unwrap_err();
     assert!(error.to_string().contains("shmsize"), "{error}");
 
     let network = json!({"networks": ["bridge", "ferryman-no-such-network"]});
@@ -216,6 +240,38 @@ async fn the_engine_enforces_the_limits_asked_for() {
     assert_eq!(host.ulimits.unwrap().first().unwrap().hard, Some(200));
     assert_eq!(container.config.unwrap().user.as_deref(), Some("1000:1000"));
     bench.launcher.start(&created).await.unwrap();
-    assert_eq!(bench.end(&created).await.0, exited(0));
+    let Outcome::Exited { code: 0, memory, .. } = bench.end(&created).await.0 else {
+        panic!("it did not end with 0")
+    };
+    assert_eq!(memory.limit, Some(64 << 20));
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_later_worker_finds_what_was_left_and_what_it_is_for() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("/probe sleep 600", json!({}));
+    job.base_env.insert("PREFECT_API_AUTH_STRING".to_owned(), "admin:hunter2".to_owned());
+    job.env.insert("DSN".to_owned(), Some("postgres://hunter3".to_owned()));
+    job.attempt.secret_env.push("DSN".to_owned());
+    let created = bench.create(&job).await;
+    let phase = async || {
+        let later = DockerLauncher::connect(&|name| std::env::var(name).ok()).await.unwrap();
+        assert_eq!(later.place(), bench.launcher.place());
+        let found = later.list(&job.attempt.work_pool).await.unwrap();
+        let [found] = found.as_slice() else { panic!("one container, not {found:?}") };
+        assert_eq!((&found.attempt, &found.infrastructure), (&job.attempt, &created));
+        found.phase
+    };
+    assert_eq!(phase().await, Phase::Created);
+    bench.launcher.start(&created).await.unwrap();
+    assert_eq!(phase().await, Phase::Running);
+    let secrets = bench.launcher.secrets(&created, &job.attempt).await;
+    let mut secrets: Vec<&str> = secrets.iter().map(ExposeSecret::expose_secret).collect();
+    secrets.sort_unstable();
+    assert_eq!(secrets, ["admin:hunter2", "postgres://hunter3"]);
+    bench.launcher.kill(&created, Duration::ZERO).await.unwrap();
+    assert_eq!(phase().await, Phase::Ended);
+    assert!(bench.launcher.list("another pool").await.unwrap().is_empty());
     bench.clean_up().await;
 }

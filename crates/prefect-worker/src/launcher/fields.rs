@@ -30,12 +30,31 @@ impl Fields {
         self.take(name).map(|value| flag(name, &value)).transpose()
     }
 
+    /// A whole number from 0 to `most`.
+    pub(super) fn whole(&mut self, name: &str, most: u64) -> Result<Option<u64>, LaunchError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = match &value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        match number.filter(|number| *number <= most) {
+            Some(number) => Ok(Some(number)),
+            None => Err(wrong(name, &format!("a whole number from 0 to {most}"), &value)),
+        }
+    }
+
     pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, LaunchError> {
         self.take(name).map(|value| texts(name, value)).transpose().map(Option::unwrap_or_default)
     }
 
     pub(super) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, LaunchError> {
         self.take(name).map(|value| object(name, value)).transpose()
+    }
+
+    /// The fields nobody took.
+    pub(super) fn into_rest(self) -> Map<String, Value> {
+        self.values
     }
 
     /// Names of the fields nobody took.

@@ -3,9 +3,11 @@
 //! A launcher turns a [`Job`] into something that runs, in steps that a driver can interrupt between:
 //! [`prepare`](Launcher::prepare) may take long and may be dropped at any time; [`create`](Launcher::create)
 //! and [`start`](Launcher::start) are short and are never dropped half-way; [`wait`](Launcher::wait) may be
-//! dropped and called again, also by another process; [`tidy`](Launcher::tidy) comes last. All that a launcher must remember about a job is on
-//! the infrastructure itself, so that a later worker can take over.
+//! dropped and called again, also by another process; [`tidy`](Launcher::tidy) comes last. All that must be
+//! remembered about a job is on the infrastructure itself (its [`Attempt`]), so that a later worker can
+//! [`list`](Launcher::list) what is there and take over.
 
+mod attempt;
 pub(crate) mod docker;
 mod fields;
 
@@ -14,23 +16,21 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use prefect_api::id::FlowRunId;
+use jiff::Timestamp;
 use prefect_api::work_pool::BaseJobTemplate;
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+pub use attempt::{Attempt, Treatment};
 pub use docker::DockerLauncher;
 
 /// What is to run for one flow run.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Job {
-    /// The flow run.
-    pub flow_run_id: FlowRunId,
-    /// Name of the work pool it comes from.
-    pub work_pool: String,
-    /// Name of the worker that launches it.
-    pub worker: String,
+    /// Whose job it is, and what must be remembered until its end.
+    pub attempt: Attempt,
     /// The name the infrastructure should bear.
     pub name: String,
     /// The command line.
@@ -47,11 +47,9 @@ pub struct Job {
 
 impl Job {
     /// A job that only has a name and a command; the fields are there for the rest.
-    pub fn new(flow_run_id: FlowRunId, name: impl Into<String>, command: impl Into<String>) -> Self {
+    pub fn new(attempt: Attempt, name: impl Into<String>, command: impl Into<String>) -> Self {
         Self {
-            flow_run_id,
-            work_pool: String::new(),
-            worker: String::new(),
+            attempt,
             name: name.into(),
             command: command.into(),
             base_env: BTreeMap::new(),
@@ -66,7 +64,7 @@ impl fmt::Debug for Job {
     // Environment and configuration may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
-            .field("flow_run_id", &self.flow_run_id)
+            .field("attempt", &self.attempt)
             .field("name", &self.name)
             .field("command", &self.command)
             .finish_non_exhaustive()
@@ -103,9 +101,48 @@ pub enum Outcome {
         out_of_memory: bool,
         /// What the engine says went wrong, if anything.
         error: Option<String>,
+        /// Memory limit and highest use that was seen, in bytes, where they are known.
+        memory: Memory,
     },
     /// It is gone and nobody knows how it ended.
     Vanished,
+}
+
+/// What is known of the memory of infrastructure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The most it could have, in bytes.
+    pub limit: Option<u64>,
+    /// The most it was seen to have, in bytes.
+    pub peak: Option<u64>,
+}
+
+/// Where infrastructure is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Made and never started.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its process has ended.
+    Ended,
+}
+
+/// Infrastructure that a launcher finds on its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The infrastructure.
+    pub infrastructure: Infrastructure,
+    /// What it remembers.
+    pub attempt: Attempt,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Lines for the log of a run, such as the progress of a pull.
+pub trait Notes: Send + Sync {
+    /// One line.
+    fn note(&self, line: &str);
 }
 
 /// Why infrastructure could not be made, watched or ended.
@@ -142,6 +179,22 @@ pub enum LaunchError {
         /// What happened.
         message: String,
     },
+    /// A rule of the host's operator forbids it.
+    #[error("launch this job: the policy of this worker forbids it ({rule}): {message}")]
+    Forbidden {
+        /// The rule, as the policy file names it.
+        rule: String,
+        /// What was asked for.
+        message: String,
+    },
+    /// A step took longer than its deadline.
+    #[error("{action}: it took longer than {seconds} s")]
+    Deadline {
+        /// The step.
+        action: &'static str,
+        /// The deadline, in seconds.
+        seconds: u64,
+    },
     /// The infrastructure does not exist (any more).
     #[error("find the container {id}: the engine has none of this id")]
     NotFound {
@@ -163,13 +216,30 @@ impl LaunchError {
             Self::Image { .. } => "ImageNotFound",
             Self::Engine { .. } => "APIError",
             Self::Unreachable { .. } => "EngineUnreachable",
+            Self::Forbidden { .. } => "ForbiddenByPolicy",
+            Self::Deadline { .. } => "DeadlineExceeded",
             Self::NotFound { .. } => "NotFound",
         }
     }
 }
 
-/// Where the output of infrastructure goes, in pieces as they come. Bounded: a slow reader slows the writer.
-pub type OutputSink = mpsc::Sender<Vec<u8>>;
+/// Where the output of infrastructure goes.
+#[derive(Debug, Clone)]
+pub struct OutputSink {
+    /// Takes the pieces as they come. Bounded: a slow reader slows the writer.
+    pub pieces: mpsc::Sender<Piece>,
+    /// Only what was written after this moment is wanted; all of it if absent.
+    pub after: Option<Timestamp>,
+}
+
+/// A piece of output: a line, or a part of a very long one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// When it was written.
+    pub at: Timestamp,
+    /// What was written, with its line end.
+    pub bytes: Vec<u8>,
+}
 
 /// A way to run jobs.
 #[async_trait]
@@ -180,11 +250,16 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     /// The base job template that a new pool of this kind gets.
     fn default_template(&self) -> BaseJobTemplate;
 
+    /// Identifies the place where the infrastructure is (an engine, a host), beyond restarts of worker and
+    /// engine: only a worker on the same place can see what another has left.
+    fn place(&self) -> &str;
+
     /// Checks that jobs can be run at all.
     async fn check(&self) -> Result<(), LaunchError>;
 
-    /// Validates the job and makes what it needs available: may pull an image. May be dropped at any time.
-    async fn prepare(&self, job: &Job) -> Result<(), LaunchError>;
+    /// Validates the job and makes what it needs available: may pull an image, and notes how that goes. May
+    /// be dropped at any time.
+    async fn prepare(&self, job: &Job, notes: &dyn Notes) -> Result<(), LaunchError>;
 
     /// Makes the infrastructure without starting it. Called twice for one flow run that never started, it
     /// makes one.
@@ -194,7 +269,18 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     async fn start(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError>;
 
     /// Waits for its end, and survives restarts of the engine. May be dropped and called again.
-    async fn wait(&self, infrastructure: &Infrastructure, output: OutputSink) -> Outcome;
+    /// Without `output` nobody wants to know what it writes.
+    async fn wait(&self, infrastructure: &Infrastructure, output: Option<OutputSink>) -> Outcome;
+
+    /// All infrastructure on this place that was made for a work pool, in any phase, by any worker.
+    async fn list(&self, work_pool: &str) -> Result<Vec<Found>, LaunchError>;
+
+    /// The last lines of its output, at most `lines`, as they came. Empty if there are none to be had.
+    async fn tail(&self, infrastructure: &Infrastructure, lines: usize) -> Vec<String>;
+
+    /// Values in its environment that must not be shown: those that [`Attempt::secret_env`] names, and those
+    /// under names that speak of secrets. Empty if it is gone.
+    async fn secrets(&self, infrastructure: &Infrastructure, attempt: &Attempt) -> Vec<SecretString>;
 
     /// Removes it if the job asked for that. To be called once its end is reported: until then it is the
     /// only record of how it ended.

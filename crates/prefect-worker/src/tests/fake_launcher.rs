@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prefect_api::work_pool::BaseJobTemplate;
+use secrecy::SecretString;
 use tokio::sync::watch;
 
 use super::{DEADLINE, Journal};
-use crate::launcher::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink, docker};
+use crate::launcher::{
+    Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, docker,
+};
 
 #[derive(Debug)]
 pub(super) struct FakeLauncher {
@@ -68,11 +71,15 @@ impl Launcher for FakeLauncher {
         docker::default_template()
     }
 
+    fn place(&self) -> &'static str {
+        "here"
+    }
+
     async fn check(&self) -> Result<(), LaunchError> {
         Ok(())
     }
 
-    async fn prepare(&self, job: &Job) -> Result<(), LaunchError> {
+    async fn prepare(&self, job: &Job, _: &dyn Notes) -> Result<(), LaunchError> {
         self.journal.write(format!("prepare {}: {}", job.name, job.command));
         if self.behaviour.lock().unwrap().hang_in_prepare {
             std::future::pending::<()>().await;
@@ -99,10 +106,27 @@ impl Launcher for FakeLauncher {
         Ok(())
     }
 
-    async fn wait(&self, _: &Infrastructure, _: OutputSink) -> Outcome {
+    async fn wait(&self, _: &Infrastructure, _: Option<OutputSink>) -> Outcome {
         let mut exit = self.exit.subscribe();
         let code = exit.wait_for(Option::is_some).await.ok().and_then(|code| *code);
-        Outcome::Exited { code: code.unwrap_or(-1), out_of_memory: false, error: None }
+        Outcome::Exited {
+            code: code.unwrap_or(-1),
+            out_of_memory: false,
+            error: None,
+            memory: Memory::default(),
+        }
+    }
+
+    async fn list(&self, _: &str) -> Result<Vec<Found>, LaunchError> {
+        Ok(Vec::new())
+    }
+
+    async fn tail(&self, _: &Infrastructure, _: usize) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn secrets(&self, _: &Infrastructure, _: &Attempt) -> Vec<SecretString> {
+        Vec::new()
     }
 
     async fn tidy(&self, _: &Infrastructure) -> Result<(), LaunchError> {

@@ -22,7 +22,6 @@ pub(super) struct DockerConfig {
     pub(super) network_mode: Option<String>,
     pub(super) auto_remove: bool,
     pub(super) volumes: Vec<String>,
-    pub(super) stream_output: bool,
     pub(super) memory: Option<i64>,
     pub(super) memory_swap: Option<i64>,
     pub(super) privileged: bool,
@@ -53,6 +52,8 @@ impl DockerConfig {
             Some(policy) if !policy.is_empty() => PullPolicy::parse(&policy)?,
             _ => PullPolicy::default_for(&image),
         };
+        // The worker obeys it; here it only has to have the right form.
+        fields.flag("stream_output")?;
         let config = Self {
             pull_policy,
             image,
@@ -61,7 +62,6 @@ impl DockerConfig {
             network_mode: fields.text("network_mode")?.filter(|mode| !mode.is_empty()),
             auto_remove: fields.flag("auto_remove")?.unwrap_or(false),
             volumes: fields.texts("volumes")?.into_iter().map(check_volume).collect::<Result<_, _>>()?,
-            stream_output: fields.flag("stream_output")?.unwrap_or(true),
             memory: amount(&mut fields, "mem_limit")?,
             memory_swap: amount(&mut fields, "memswap_limit")?,
             privileged: fields.flag("privileged")?.unwrap_or(false),
@@ -131,7 +131,7 @@ mod tests {
         let config = parse(json!({})).unwrap();
         assert_eq!(config.image, DEFAULT_IMAGE);
         assert_eq!(config.pull_policy, PullPolicy::IfNotPresent);
-        assert!(config.stream_output && !config.auto_remove && !config.privileged);
+        assert!(!config.auto_remove && !config.privileged);
     }
 
     #[test]

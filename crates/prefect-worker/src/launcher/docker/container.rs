@@ -156,15 +156,14 @@ fn container_path(volume: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launcher::Attempt;
 
     #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     fn job(configuration: Value) -> (Job, DockerConfig) {
         let configuration = configuration.as_object().unwrap().clone();
         let config = DockerConfig::parse(&configuration).unwrap();
         let job = Job {
-            flow_run_id: uuid::Uuid::nil().into(),
-            work_pool: "pool".to_owned(),
-            worker: "w".to_owned(),
+            attempt: Attempt::new(uuid::Uuid::nil().into(), "pool", "w"),
             name: "cobalt cuscus".to_owned(),
             command: "prefect flow-run execute".to_owned(),
             base_env: BTreeMap::from([(API_URL.to_owned(), "http://127.0.0.1:4200/api".to_owned())]),
@@ -185,7 +184,9 @@ mod tests {
         let (job, config) = job(json!({"image": "a/b:1"}));
         let plan = plan(&job, &config, true).unwrap();
         assert_eq!(plan.name.as_deref(), Some("cobalt-cuscus"));
-        insta::assert_json_snapshot!(serde_json::to_value(plan.body).unwrap(), @r#"
+        let mut body = serde_json::to_value(plan.body).unwrap();
+        body["Labels"].as_object_mut().unwrap().remove("io.ferryman.attempt").unwrap();
+        insta::assert_json_snapshot!(body, @r#"
         {
           "AttachStderr": true,
           "AttachStdout": true,
@@ -258,7 +259,6 @@ mod tests {
         assert_eq!(body["HostConfig"]["Binds"], json!(["/a:/b:ro", "named:/c", "/anonymous"]));
         assert_eq!(body["Volumes"], json!({"/anonymous": {}, "/b": {}, "/c": {}}));
         assert_eq!(body["Labels"]["io.ferryman.auto-remove"], "true");
-        assert_eq!(body["Labels"]["io.ferryman.quiet"], "true");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Engine {
     pub(super) docker: Docker,
     /// Whether `host-gateway` may stand for the host's address (Docker 20.10 and later).
     pub(super) host_gateway: bool,
+    /// The engine's own id, which outlives its restarts.
+    pub(super) id: String,
     address: String,
 }
 
@@ -45,9 +47,10 @@ impl Engine {
         let answer = async {
             let docker = docker.with_timeout(timeout).negotiate_version().await?;
             let version = docker.version().await?;
-            Ok::<_, Error>((docker, version))
+            let id = docker.info().await?.id.unwrap_or_default();
+            Ok::<_, Error>((docker, version, id))
         };
-        let (docker, version) = match tokio::time::timeout(CONNECT_TIMEOUT, answer).await {
+        let (docker, version, id) = match tokio::time::timeout(CONNECT_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(unreachable(failure(&error))),
             Err(_) => return Err(unreachable("no answer within 10 seconds".to_owned())),
@@ -55,7 +58,7 @@ impl Engine {
         let version = version.version.unwrap_or_default();
         let host_gateway = knows_host_gateway(&version);
         tracing::info!(engine.version = version, address, "connected to the container engine");
-        Ok(Self { docker, host_gateway, address })
+        Ok(Self { docker, host_gateway, id, address })
     }
 
     pub(super) fn infrastructure(&self, id: String, name: String) -> Infrastructure {

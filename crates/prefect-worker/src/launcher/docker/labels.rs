@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::ContainerInspectResponse;
 
-use super::super::Job;
+use serde_json::json;
+
+use super::super::{Attempt, Job};
 use super::config::DockerConfig;
 
 /// The flow run a container belongs to.
@@ -13,31 +15,42 @@ pub(super) const FLOW_RUN: &str = "io.ferryman.flow-run-id";
 const WORK_POOL: &str = "io.ferryman.work-pool";
 /// The worker that launched it.
 const WORKER: &str = "io.ferryman.worker";
+/// The [`Attempt`] as JSON: what a later worker has to know.
+const ATTEMPT: &str = "io.ferryman.attempt";
 /// Present if the container is to be removed once its end is reported.
 pub(super) const AUTO_REMOVE: &str = "io.ferryman.auto-remove";
-/// Present if nobody wants its output.
-pub(super) const QUIET: &str = "io.ferryman.quiet";
 
 /// All labels of the container for `job`. Ours come last: no job configuration can forge them.
 pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> =
         job.labels.iter().map(|(name, value)| (docker_form(name), value.clone())).collect();
-    labels.insert(FLOW_RUN.to_owned(), job.flow_run_id.to_string());
-    labels.insert(WORK_POOL.to_owned(), job.work_pool.clone());
-    labels.insert(WORKER.to_owned(), job.worker.clone());
-    for (flag, label) in [(config.auto_remove, AUTO_REMOVE), (!config.stream_output, QUIET)] {
-        if flag {
-            labels.insert(label.to_owned(), "true".to_owned());
-        } else {
-            labels.remove(label);
-        }
+    let attempt = &job.attempt;
+    labels.insert(FLOW_RUN.to_owned(), attempt.flow_run_id.to_string());
+    labels.insert(WORK_POOL.to_owned(), attempt.work_pool.clone());
+    labels.insert(WORKER.to_owned(), attempt.worker.clone());
+    labels.insert(ATTEMPT.to_owned(), json!(attempt).to_string());
+    labels.remove(AUTO_REMOVE);
+    if config.auto_remove {
+        labels.insert(AUTO_REMOVE.to_owned(), "true".to_owned());
     }
     labels
 }
 
+/// The attempt that a container was made for; `None` for containers that are not ours.
+pub(super) fn attempt(labels: &HashMap<String, String>) -> Option<Attempt> {
+    let attempt: Attempt = serde_json::from_str(labels.get(ATTEMPT)?).ok()?;
+    // A job configuration cannot forge our labels, but a person can.
+    (labels.get(FLOW_RUN)? == &attempt.flow_run_id.to_string()).then_some(attempt)
+}
+
+/// The filter of containers that were made for a work pool.
+pub(super) fn of_pool(work_pool: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{WORK_POOL}={work_pool}")])])
+}
+
 /// The filter of containers that were made for `job`'s flow run.
 pub(super) fn filter(job: &Job) -> HashMap<String, Vec<String>> {
-    HashMap::from([("label".to_owned(), vec![format!("{FLOW_RUN}={}", job.flow_run_id)])])
+    HashMap::from([("label".to_owned(), vec![format!("{FLOW_RUN}={}", job.attempt.flow_run_id)])])
 }
 
 /// Whether the container bears this label.

@@ -15,16 +15,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
-use bollard::models::NetworkConnectRequest;
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
     ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Infrastructure, Job, LaunchError, Launcher, Outcome, OutputSink};
+use super::{Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase};
+use crate::redact;
 use config::DockerConfig;
 use container::Plan;
 use engine::{Engine, failure};
@@ -32,6 +33,9 @@ use image::PullPolicy;
 
 /// The longest silence of a registry during a pull.
 const PULL_SILENCE: Duration = Duration::from_mins(5);
+
+/// How long the last output may take to come.
+const TAIL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Launches containers on one Docker engine.
 #[derive(Debug)]
@@ -184,6 +188,19 @@ impl DockerLauncher {
         Ok(())
     }
 
+    /// What a container in a listing is to us; `None` for those that are not ours.
+    fn found(&self, container: ContainerSummary) -> Option<Found> {
+        let attempt = labels::attempt(&container.labels?)?;
+        let phase = match container.state? {
+            ContainerSummaryStateEnum::CREATED => Phase::Created,
+            ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD => Phase::Ended,
+            _ => Phase::Running,
+        };
+        let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
+        let name = name.trim_start_matches('/').to_owned();
+        Some(Found { infrastructure: self.engine.infrastructure(container.id?, name), attempt, phase })
+    }
+
     async fn remove(&self, id: &str) -> Result<(), LaunchError> {
         let options = RemoveContainerOptions { v: true, force: true, link: false };
         match self.docker().remove_container(id, Some(options)).await {
@@ -208,11 +225,15 @@ impl Launcher for DockerLauncher {
         self.docker().ping().await.map(drop).map_err(|error| self.engine.error("ask the engine", error))
     }
 
-    async fn prepare(&self, job: &Job) -> Result<(), LaunchError> {
+    fn place(&self) -> &str {
+        &self.engine.id
+    }
+
+    async fn prepare(&self, job: &Job, _notes: &dyn Notes) -> Result<(), LaunchError> {
         let config = DockerConfig::parse(&job.configuration)?;
         container::plan(job, &config, self.engine.host_gateway)?;
         if !config.ignored.is_empty() {
-            tracing::warn!(flow_run.id = %job.flow_run_id, keys = ?config.ignored, "unknown keys in the job configuration");
+            tracing::warn!(flow_run.id = %job.attempt.flow_run_id, keys = ?config.ignored, "unknown keys in the job configuration");
         }
         self.make_image_available(&config).await
     }
@@ -241,8 +262,29 @@ impl Launcher for DockerLauncher {
         }
     }
 
-    async fn wait(&self, infrastructure: &Infrastructure, output: OutputSink) -> Outcome {
+    async fn wait(&self, infrastructure: &Infrastructure, output: Option<OutputSink>) -> Outcome {
         watch::until_end(&self.engine, &infrastructure.id, output).await
+    }
+
+    async fn list(&self, work_pool: &str) -> Result<Vec<Found>, LaunchError> {
+        let filters = Some(labels::of_pool(work_pool));
+        let options = ListContainersOptions { all: true, filters, ..Default::default() };
+        let containers = self.docker().list_containers(Some(options)).await;
+        let containers = containers.map_err(|error| self.engine.error("list containers", error))?;
+        Ok(containers.into_iter().filter_map(|container| self.found(container)).collect())
+    }
+
+    async fn tail(&self, infrastructure: &Infrastructure, lines: usize) -> Vec<String> {
+        let tail = watch::tail(&self.engine, &infrastructure.id, lines);
+        tokio::time::timeout(TAIL_DEADLINE, tail).await.unwrap_or_default()
+    }
+
+    async fn secrets(&self, infrastructure: &Infrastructure, attempt: &Attempt) -> Vec<SecretString> {
+        let inspected =
+            self.docker().inspect_container(&infrastructure.id, None::<InspectContainerOptions>).await;
+        let environment = inspected.ok().and_then(|container| container.config?.env).unwrap_or_default();
+        let assignments = environment.iter().filter_map(|assignment| assignment.split_once('='));
+        redact::secrets(assignments, &attempt.secret_env)
     }
 
     async fn tidy(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {

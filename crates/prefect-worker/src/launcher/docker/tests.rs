@@ -49,7 +49,7 @@ fn the_templates_of_the_environments_give_valid_configurations() {
         ),
     ] {
         let config = DockerConfig::parse(&configured(template)).unwrap();
-        assert!(config.auto_remove && config.stream_output && config.ignored.is_empty());
+        assert!(config.auto_remove && config.ignored.is_empty());
         assert_eq!((config.pull_policy, config.networks.first().map(String::as_str)), (policy, network));
     }
 }
