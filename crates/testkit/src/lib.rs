@@ -1,6 +1,8 @@
 //! Test kit: real servers on free ports, simulators where the real part cannot run, and fault injection.
 //!
 //! - [`prefect`] starts the real Prefect server and Python worker from a virtual environment of its own.
+//! - [`postgres`] starts a real `PostgreSQL` server, for Prefect's own.
+//! - [`proxy`] starts the real proxies that stand before a Prefect server.
 //! - [`docker`] finds the real Docker engine, builds images without a registry and removes what a test made.
 //! - [`s3`] is an S3 server over TCP that checks signatures and checksums and knows archive storage classes.
 //! - [`scicat`] simulates the SciCat catalogue, true to its replies, its side effects and its oddities.
@@ -12,8 +14,10 @@
 pub mod cli;
 pub mod docker;
 pub mod faults;
+pub mod postgres;
 pub mod prefect;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod scicat;
 pub mod server;

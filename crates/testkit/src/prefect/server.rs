@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::venv::Venv;
+use super::venv::{Release, Venv};
+use crate::postgres::Postgres;
 use crate::process::{Command, Output, Process};
 
 const POLL: Duration = Duration::from_millis(200);
@@ -18,9 +19,23 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Somebody else may take a port between our look and the server's bind; then another one is tried.
 const PORT_ATTEMPTS: u32 = 5;
 
+/// Where a server keeps its records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Database {
+    /// A file of its own.
+    #[default]
+    Sqlite,
+    /// A `PostgreSQL` server of its own.
+    Postgres,
+}
+
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The release of Prefect.
+    pub release: Release,
+    /// Where it keeps its records.
+    pub database: Database,
     /// Address to listen on; `0.0.0.0`, or the gateway of a container network, lets containers in.
     pub host: IpAddr,
     /// Auth string (`user:password`) that every client must bring.
@@ -36,6 +51,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            release: Release::default(),
+            database: Database::default(),
             host: IpAddr::from([127, 0, 0, 1]),
             auth: None,
             csrf: false,
@@ -53,19 +70,29 @@ pub struct PrefectServer {
     host: IpAddr,
     port: u16,
     auth: Option<SecretString>,
+    // After the server's own process: dropped in this order.
+    database: Option<Postgres>,
     home: TempDir,
 }
 
 impl PrefectServer {
     /// Starts a server and waits until it is healthy.
-    pub async fn start(options: Options) -> Result<Self> {
-        let venv = Venv::prepare().await?;
-        for _ in 1..PORT_ATTEMPTS {
+    pub async fn start(mut options: Options) -> Result<Self> {
+        let venv = Venv::of(options.release).await?;
+        let database = match options.database {
+            Database::Sqlite => None,
+            Database::Postgres => Some(Postgres::start().await?),
+        };
+        if let Some(database) = &database {
+            let url = format!("postgresql+asyncpg://{}", database.address());
+            options.env.push(("PREFECT_API_DATABASE_CONNECTION_URL".to_owned(), url));
+        }
+        for _ in 0..PORT_ATTEMPTS {
             if let Some(server) = Self::attempt(&venv, &options).await? {
-                return Ok(server);
+                return Ok(Self { database, ..server });
             }
         }
-        Self::attempt(&venv, &options).await?.context("failed to find a free port for the Prefect server")
+        bail!("failed to find a free port for the Prefect server")
     }
 
     /// One attempt on one port; `None` when the port was taken meanwhile.
@@ -109,7 +136,15 @@ impl PrefectServer {
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(Some(Self { process, venv: venv.clone(), host, port, auth: options.auth.clone(), home }))
+        Ok(Some(Self {
+            process,
+            venv: venv.clone(),
+            host,
+            port,
+            auth: options.auth.clone(),
+            database: None,
+            home,
+        }))
     }
 
     /// The port it listens on.
@@ -193,6 +228,9 @@ impl PrefectServer {
     /// Stops the server and removes its files.
     pub async fn stop(self) -> Result<()> {
         self.process.stop(STOP_GRACE).await.context("failed to stop the Prefect server")?;
+        if let Some(database) = self.database {
+            database.stop().await?;
+        }
         self.home.close().context("failed to remove the files of the Prefect server")
     }
 
@@ -230,7 +268,7 @@ fn reached_at(host: IpAddr) -> IpAddr {
 }
 
 /// A port that is free at this moment.
-fn free_port(host: IpAddr) -> Result<u16> {
+pub(crate) fn free_port(host: IpAddr) -> Result<u16> {
     let listener =
         TcpListener::bind((host, 0)).with_context(|| format!("failed to find a free port on {host}"))?;
     Ok(listener.local_addr().context("failed to read the free port")?.port())

@@ -15,8 +15,39 @@ use crate::process::{Command, find_program};
 /// The version of Prefect that everything is measured against.
 pub const VERSION: &str = "3.7.2";
 
-/// What is installed. Newer `FastAPI` and Starlette keep this server from starting.
-const REQUIREMENTS: [&str; 4] = ["prefect==3.7.2", "fastapi<0.130", "starlette<1", "prefect-docker==0.7.3"];
+/// A release of Prefect that we are tested with. Each is pinned: what a test run says must not change because
+/// somebody published a package meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// The last of the oldest minor version that we support.
+    Oldest,
+    /// The one that everything is measured against, [`VERSION`].
+    #[default]
+    Reference,
+    /// The newest one when this was written; raised by hand.
+    Newest,
+}
+
+impl Release {
+    /// Its number.
+    pub const fn number(self) -> &'static str {
+        match self {
+            Self::Oldest => "3.4.25",
+            Self::Reference => VERSION,
+            Self::Newest => "3.9.1",
+        }
+    }
+
+    /// What is installed. Servers of their time do not start with today's `FastAPI` and Starlette, and 3.4
+    /// imports a package that it does not ask for.
+    const fn requirements(self) -> &'static [&'static str] {
+        match self {
+            Self::Oldest => &["prefect==3.4.25", "fastapi<0.130", "starlette<1", "importlib_metadata"],
+            Self::Reference => &["prefect==3.7.2", "fastapi<0.130", "starlette<1", "prefect-docker==0.7.3"],
+            Self::Newest => &["prefect==3.9.1", "fastapi<0.151", "starlette<2"],
+        }
+    }
+}
 
 const MARKER: &str = ".ferryman-complete";
 const INSTALL_DEADLINE: Duration = Duration::from_mins(20);
@@ -26,17 +57,29 @@ const CHECK_DEADLINE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Venv {
     dir: PathBuf,
+    release: Release,
 }
 
 impl Venv {
-    /// Finds the environment, or makes it: about a minute, once.
+    /// Finds the environment of the reference, or makes it: about a minute, once.
     pub async fn prepare() -> Result<Self> {
-        let dir = match std::env::var_os("FERRYMAN_VENV") {
-            Some(dir) if !dir.is_empty() => std::path::absolute(dir)
-                .context("failed to resolve the directory that FERRYMAN_VENV names")?,
-            _ => cache_dir()?.join(format!("prefect-{VERSION}")),
+        Self::of(Release::Reference).await
+    }
+
+    /// Finds the environment of a release, or makes it. Others may make those of other releases meanwhile.
+    pub async fn of(release: Release) -> Result<Self> {
+        let given = std::env::var_os("FERRYMAN_VENV").filter(|dir| !dir.is_empty());
+        let dir = match given {
+            Some(mut dir) => {
+                if release != Release::Reference {
+                    dir.push(format!("-{}", release.number()));
+                }
+                std::path::absolute(dir)
+                    .context("failed to resolve the directory that FERRYMAN_VENV names")?
+            }
+            None => cache_dir()?.join(format!("prefect-{}", release.number())),
         };
-        let venv = Self { dir };
+        let venv = Self { dir, release };
         if !venv.is_complete() {
             let _lock = venv.lock("lock").await?;
             if !venv.is_complete() {
@@ -44,6 +87,11 @@ impl Venv {
             }
         }
         Ok(venv)
+    }
+
+    /// The release that is in it.
+    pub fn release(&self) -> Release {
+        self.release
     }
 
     /// The directory of the environment.
@@ -88,18 +136,19 @@ impl Venv {
     }
 
     async fn complete(&self) -> Result<()> {
+        let version = self.release.number();
         if self.bin("prefect").is_file() && self.python().is_file() {
             let found = self.installed_version().await?;
             ensure!(
-                found == VERSION,
-                "{} holds Prefect {found}, not {VERSION}; remove it, or let FERRYMAN_VENV name another directory",
+                found == version,
+                "{} holds Prefect {found}, not {version}; remove it, or let FERRYMAN_VENV name another directory",
                 self.dir.display()
             );
         } else {
             self.create().await?;
         }
         // Where a user's own environment cannot be written to, it is simply checked again next time.
-        if let Err(error) = std::fs::write(self.dir.join(MARKER), VERSION) {
+        if let Err(error) = std::fs::write(self.dir.join(MARKER), version) {
             tracing::debug!(%error, dir = %self.dir.display(), "could not mark the environment as complete");
         }
         Ok(())
@@ -120,7 +169,8 @@ impl Venv {
             std::fs::remove_dir_all(&self.dir)
                 .with_context(|| format!("failed to remove the incomplete {}", self.dir.display()))?;
         }
-        tracing::info!(dir = %self.dir.display(), "installing Prefect {VERSION} from PyPI");
+        let version = self.release.number();
+        tracing::info!(dir = %self.dir.display(), "installing Prefect {version} from PyPI");
         Command::new(python)
             .args(["-m", "venv"])
             .arg(&self.dir)
@@ -130,14 +180,14 @@ impl Venv {
             .context("failed to make a virtual environment; on Debian: apt-get install python3-venv")?;
         let pip = Command::new(self.python())
             .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"])
-            .args(REQUIREMENTS);
+            .args(self.release.requirements().iter().copied());
         let installed = match pip.output(INSTALL_DEADLINE).await {
             Ok(output) => output.success().map(drop),
             Err(error) => Err(error),
         };
         installed.with_context(|| {
             format!(
-                "failed to install Prefect {VERSION} from PyPI (it needs Python 3.10 or newer and a way to \
+                "failed to install Prefect {version} from PyPI (it needs Python 3.10 or newer and a way to \
                  the package index); to use an installed one, let FERRYMAN_VENV name its environment"
             )
         })
