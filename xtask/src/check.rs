@@ -35,6 +35,27 @@ const TAR: Need = tool("tar", "apt-get install tar");
 const CURL: Need = tool("curl", "apt-get install curl");
 const BASH: Need = tool("bash", "apt-get install bash");
 
+const NGINX: Need = Need {
+    what: "nginx (the proxy before a server)",
+    program: "sh",
+    arguments: &["-c", "command -v nginx || test -x /usr/sbin/nginx"],
+    install: "apt-get install nginx",
+};
+
+const TINYPROXY: Need = Need {
+    what: "tinyproxy (the proxy on the way out)",
+    program: "tinyproxy",
+    arguments: &["-v"],
+    install: "apt-get install tinyproxy-bin",
+};
+
+const POSTGRESQL: Need = Need {
+    what: "PostgreSQL (the database of some servers)",
+    program: "sh",
+    arguments: &["-c", "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb"],
+    install: "apt-get install postgresql",
+};
+
 const NEXTEST: Need = Need {
     what: "cargo-nextest",
     program: "cargo",
@@ -54,7 +75,7 @@ pub(crate) fn for_demo() -> Result<()> {
 
 /// What the tests need.
 pub(crate) fn for_tests() -> Result<()> {
-    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NEXTEST])
+    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NGINX, &TINYPROXY, &POSTGRESQL, &NEXTEST])
 }
 
 /// All that is missing, in one message. The Docker engine is needed by all.
