@@ -12,6 +12,7 @@ mod exit;
 mod health;
 mod job;
 pub mod launcher;
+pub mod metrics;
 mod options;
 mod output;
 mod pool;
@@ -19,6 +20,7 @@ mod redact;
 mod report;
 mod run_log;
 mod slug;
+pub mod status;
 mod submission;
 #[cfg(test)]
 mod tests;
