@@ -12,6 +12,9 @@ use crate::programs::{Programs, project_root};
 /// The user that our programs run as.
 pub const USER: &str = "65532:65532";
 
+/// Says that an image's `prefect` knows `flow-run hook`: a worker may then run hooks of dead runs in it.
+pub const HOOK_LABEL: &str = "io.ferryman.flow-run-hook";
+
 /// Where distributions keep their CA certificates.
 const CA_BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
@@ -64,6 +67,7 @@ impl Images {
             .build_image(
                 &images.runtime,
                 runtime
+                    .label(HOOK_LABEL, "true")
                     .dir("/storage", 0o1777)
                     .dir("/app/backend", 0o755)
                     .workdir("/app/backend")

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use prefect_api::id::FlowRunId;
-use prefect_api::state::{NewState, StateType};
 use prefect_client::{Client, Settings, settings};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::engine::{self, End, Engine, Options};
+use crate::engine::{self, Death, End, Engine, Options};
 use crate::error::{chain, panic_message};
 use crate::exit::Exit;
 use crate::parameters::{Parameters, parse_argument};
@@ -71,6 +70,15 @@ enum FlowRunAction {
         #[arg(env = "PREFECT__FLOW_RUN_ID")]
         id: Option<FlowRunId>,
     },
+    /// Run the hooks of a flow run whose process died: those for a crash, or for a cancellation. The run's state stays
+    /// as it is. Exits with 1 if the run is in another state, or a hook failed.
+    Hook {
+        /// How the run ended.
+        ended: Death,
+        /// The run's id.
+        #[arg(env = "PREFECT__FLOW_RUN_ID")]
+        id: Option<FlowRunId>,
+    },
 }
 
 /// Runs the program with the arguments of the process.
@@ -101,20 +109,25 @@ pub(crate) fn main(program: Program) -> Exit {
             }
             start(program, Job::Run { flow, parameters: parameters.into_iter().collect() })
         }
-        Command::FlowRun(FlowRunCommand { command: FlowRunAction::Execute { id: Some(id) } }) => {
-            start(program, Job::Execute(id))
-        }
-        Command::FlowRun(FlowRunCommand { command: FlowRunAction::Execute { id: None } }) => {
-            say("error: failed to execute a flow run: no id was given");
-            say("hint: name the id, or set PREFECT__FLOW_RUN_ID as a worker does");
-            Exit::Usage
-        }
+        Command::FlowRun(FlowRunCommand { command }) => match command {
+            FlowRunAction::Execute { id: Some(id) } => start(program, Job::Execute(id)),
+            FlowRunAction::Hook { ended, id: Some(id) } => start(program, Job::Hook(ended, id)),
+            FlowRunAction::Execute { id: None } => no_id("execute a flow run"),
+            FlowRunAction::Hook { id: None, .. } => no_id("run the hooks of a flow run"),
+        },
     }
+}
+
+fn no_id(what: &str) -> Exit {
+    say(&format!("error: failed to {what}: no id was given"));
+    say("hint: name the id, or set PREFECT__FLOW_RUN_ID as a worker does");
+    Exit::Usage
 }
 
 /// What there is to do.
 pub(crate) enum Job {
     Execute(FlowRunId),
+    Hook(Death, FlowRunId),
     Run { flow: String, parameters: Parameters },
 }
 
@@ -213,18 +226,22 @@ fn start(program: Program, job: Job) -> Exit {
 
 /// Does the job in a task of its own, so that a panic of the engine is reported too.
 pub(crate) async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Exit {
-    let (by_hand, id) = match &job {
-        Job::Execute(id) => (false, Some(*id)),
-        Job::Run { .. } => (true, None),
+    let executed = match &job {
+        Job::Execute(id) => Some(*id),
+        Job::Hook(..) | Job::Run { .. } => None,
     };
     let mut job_task = JoinSet::new();
-    let inner = Arc::clone(engine);
+    let (inner, flows) = (Arc::clone(engine), program.clone());
     job_task.spawn(async move {
         match job {
-            Job::Execute(id) => engine::execute(&inner, &program, id).await.map(Some),
-            Job::Run { flow, parameters } => match program.find(&flow) {
-                Some(flow) => engine::run_by_hand(&inner, flow, &parameters).await.map(Some),
-                None => Ok(None),
+            Job::Execute(id) => Ok(exit_of(&engine::execute(&inner, &flows, id).await?, false)),
+            Job::Hook(death, id) => match engine::after_death(&inner, &flows, id, death).await? {
+                0 => Ok(Exit::Ok),
+                _ => Ok(Exit::Failure),
+            },
+            Job::Run { flow, parameters } => match flows.find(&flow) {
+                Some(flow) => Ok(exit_of(&engine::run_by_hand(&inner, flow, &parameters).await?, true)),
+                None => Ok(unknown_flow(&flows, &flow)),
             },
         }
     });
@@ -236,7 +253,7 @@ pub(crate) async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Ex
         }
     };
     match joined {
-        Some(Ok(Ok(end))) => exit_of(end.as_ref(), by_hand),
+        Some(Ok(Ok(exit))) => exit,
         Some(Ok(Err(error))) => {
             let exit = exit_of_error(&error);
             fail(&error, exit, hint_of(&error))
@@ -248,11 +265,10 @@ pub(crate) async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Ex
                 "The engine of the flow run vanished".to_owned()
             };
             tracing::error!("{message}");
-            if let Some(id) = id {
-                let state = NewState::new(StateType::Crashed).with_message(message);
-                if let Err(error) = engine::propose(engine, id, state).await {
-                    tracing::error!(error = chain(&error), "the crash could not be reported");
-                }
+            if let Some(id) = executed
+                && let Err(error) = engine::crash(engine, &program, id, Some(message)).await
+            {
+                tracing::error!(error = chain(&error), "the crash could not be reported");
             }
             Exit::Failure
         }
@@ -260,10 +276,10 @@ pub(crate) async fn work(engine: &Arc<Engine>, program: Program, job: Job) -> Ex
     }
 }
 
-fn exit_of(end: Option<&End>, by_hand: bool) -> Exit {
+const fn exit_of(end: &End, by_hand: bool) -> Exit {
     match end {
-        Some(End::Crashed(_)) => Exit::Failure,
-        Some(End::Failed(_) | End::Cancelled) if by_hand => Exit::Failure,
+        End::Crashed(_) => Exit::Failure,
+        End::Failed(_) | End::Cancelled if by_hand => Exit::Failure,
         _ => Exit::Ok,
     }
 }
@@ -272,6 +288,7 @@ fn exit_of_error(error: &engine::Error) -> Exit {
     use engine::Error as E;
     match error {
         E::UnknownFlow { .. } => Exit::Config,
+        E::OtherState { .. } => Exit::Failure,
         E::Parameters { .. } => Exit::Usage,
         E::Read { source, .. } | E::Report { source, .. } | E::Create { source, .. } => match source.status()
         {
@@ -286,6 +303,9 @@ fn hint_of(error: &engine::Error) -> Option<&'static str> {
     use engine::Error as E;
     match error {
         E::UnknownFlow { .. } => Some("does the deployment's image belong to another version of the flows?"),
+        E::OtherState { .. } => {
+            Some("hooks are for runs that have ended in that way and are not tried again")
+        }
         E::Parameters { .. } => Some("`schema FLOW` prints what the flow takes"),
         E::Read { source, .. } if source.is_not_found() => {
             Some("is PREFECT_API_URL the server on which the run was made?")
@@ -367,6 +387,24 @@ mod tests {
     }
 
     #[test]
+    fn hooks_are_run_for_the_run_that_a_worker_names() {
+        let id = "5da21991-6db8-4553-a6a4-6bb61b1aae34";
+        for (word, death) in [("crashed", Death::Crashed), ("cancelled", Death::Cancelled)] {
+            let line = format!("prefect flow-run hook {word} {id}");
+            let Command::FlowRun(FlowRunCommand { command: FlowRunAction::Hook { ended, id: found } }) =
+                parsed(&line).unwrap().command
+            else {
+                panic!("no hooks")
+            };
+            assert_eq!((ended, found.unwrap().to_string()), (death, id.to_owned()));
+        }
+        assert!(
+            parsed(&format!("prefect flow-run hook failed {id}")).is_err(),
+            "failures are told in the process"
+        );
+    }
+
+    #[test]
     fn parameters_are_json_or_text() {
         let Command::Run { flow, parameters } =
             parsed("x run archive -p ids=[\"a\"] --param id=20.500/1").unwrap().command
@@ -389,9 +427,9 @@ mod tests {
     #[test]
     fn exit_codes_say_who_has_to_act() {
         let failed = End::Failed("no".into());
-        assert_eq!(exit_of(Some(&failed), false), Exit::Ok);
-        assert_eq!(exit_of(Some(&failed), true), Exit::Failure);
-        assert_eq!(exit_of(Some(&End::Crashed(String::new())), false), Exit::Failure);
+        assert_eq!(exit_of(&failed, false), Exit::Ok);
+        assert_eq!(exit_of(&failed, true), Exit::Failure);
+        assert_eq!(exit_of(&End::Crashed(String::new()), false), Exit::Failure);
         let (id, known) = (FlowRunId::generate(), String::new());
         let unknown = engine::Error::UnknownFlow { id, flow: String::new(), known };
         assert_eq!(exit_of_error(&unknown), Exit::Config);

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::error::BoxError;
+use crate::hook::{Due, Entered, Hook, Occasion};
 use crate::parameters::{self, ParameterError, Parameters};
 
 type Body<P, T> = dyn Fn(Context, P) -> BoxFuture<'static, Result<T, BoxError>> + Send + Sync;
@@ -20,6 +21,7 @@ type Body<P, T> = dyn Fn(Context, P) -> BoxFuture<'static, Result<T, BoxError>> 
 pub struct Flow<P, T = ()> {
     info: Info,
     body: Arc<Body<P, T>>,
+    hooks: Vec<Hook<(Context, P)>>,
 }
 
 /// What the engine and the server need to know about a flow.
@@ -36,7 +38,7 @@ pub(crate) struct Info {
 
 impl<P, T> Clone for Flow<P, T> {
     fn clone(&self) -> Self {
-        Self { info: self.info.clone(), body: Arc::clone(&self.body) }
+        Self { info: self.info.clone(), body: Arc::clone(&self.body), hooks: self.hooks.clone() }
     }
 }
 
@@ -72,7 +74,7 @@ where
             let run = body(ctx, parameters);
             Box::pin(async move { run.await.map_err(Into::into) })
         };
-        Self { info, body: Arc::new(body) }
+        Self { info, body: Arc::new(body), hooks: Vec::new() }
     }
 
     /// What the flow does, in a sentence.
@@ -110,6 +112,78 @@ where
         self.info.timeout = Some(timeout);
         self
     }
+
+    /// Calls `hook` whenever a run is at work: in each attempt, before the flow's own code. `name` is what the
+    /// log calls it.
+    #[must_use]
+    pub fn on_running<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Running, name, hook)
+    }
+
+    /// Calls `hook` when a run has completed.
+    #[must_use]
+    pub fn on_completion<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Completion, name, hook)
+    }
+
+    /// Calls `hook` when a run has failed and is not tried again.
+    #[must_use]
+    pub fn on_failure<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Failure, name, hook)
+    }
+
+    /// Calls `hook` when a run is cancelled and its code has ended: in this process, or by the command
+    /// `flow-run hook cancelled` where the process was killed. It may be called a second time if a process dies in
+    /// between. All such hooks of a run share a minute (`PREFECT_FLOW_RUN_HOOK_SECONDS`).
+    #[must_use]
+    pub fn on_cancellation<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Cancellation, name, hook)
+    }
+
+    /// Calls `hook` when a run has crashed: in this process where it can still do so, or by the command
+    /// `flow-run hook crashed` where it died. It may be called a second time if a process dies in between. All such
+    /// hooks of a run share a minute (`PREFECT_FLOW_RUN_HOOK_SECONDS`), and the grace for signals
+    /// (`PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS`) if the process is asked to end.
+    #[must_use]
+    pub fn on_crashed<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Crash, name, hook)
+    }
+
+    fn on<F, R, E>(mut self, on: Occasion, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, P, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let call = move |(ctx, parameters), entered| hook(ctx, parameters, entered);
+        self.hooks.push(Hook::new(on, name, call));
+        self
+    }
 }
 
 /// A flow's code at work; its result is a boxed `T`.
@@ -127,6 +201,18 @@ pub(crate) trait AnyFlow: Send + Sync {
 
     /// Runs the body.
     fn call(&self, ctx: Context, parameters: &Parameters) -> Result<RunningBody, ParameterError>;
+
+    /// Whether there are hooks for this.
+    fn has_hooks(&self, on: Occasion) -> bool;
+
+    /// The hooks for this, in the order of their declaration, with their arguments.
+    fn hooks(
+        &self,
+        on: Occasion,
+        ctx: &Context,
+        parameters: &Parameters,
+        entered: &Entered,
+    ) -> Result<Vec<Due>, ParameterError>;
 
     /// The result of a run whose result was not kept, if that is not needed to know it.
     fn known_result(&self) -> Option<Box<dyn Any + Send>>;
@@ -166,6 +252,21 @@ where
             let result = body(ctx, parameters).await?;
             Ok(Box::new(result) as Box<dyn Any + Send>)
         }))
+    }
+
+    fn has_hooks(&self, on: Occasion) -> bool {
+        self.hooks.iter().any(|hook| hook.is_for(on))
+    }
+
+    fn hooks(
+        &self,
+        on: Occasion,
+        ctx: &Context,
+        parameters: &Parameters,
+        entered: &Entered,
+    ) -> Result<Vec<Due>, ParameterError> {
+        let hooks = self.hooks.iter().filter(|hook| hook.is_for(on));
+        hooks.map(|hook| Ok(hook.due((ctx.clone(), parameters::parse(parameters)?), entered))).collect()
     }
 
     fn known_result(&self) -> Option<Box<dyn Any + Send>> {

@@ -11,7 +11,7 @@ use prefect_api::state::{Answer, NewState, StateType};
 use serde_json::Value;
 
 use super::session::{failed, force_cancelled, related};
-use super::{ABORTED, End, Engine, Origin, Session};
+use super::{ABORTED, End, Engine, Origin, Session, hooks};
 use crate::error::chain;
 use crate::flow::{AnyFlow, Info};
 use crate::parameters::{self, ParameterError, Parameters};
@@ -30,8 +30,8 @@ pub(crate) enum Error {
         /// Why.
         source: prefect_client::Error,
     },
-    /// The program does not hold the flow of the run. The run has been reported as crashed.
-    #[error("execute flow run {id}: flow '{flow}' is not in this program; it has {known}")]
+    /// The program does not hold the flow of the run. A run to be executed has been reported as crashed.
+    #[error("find the flow of flow run {id}: flow '{flow}' is not in this program; it has {known}")]
     UnknownFlow {
         /// The run.
         id: FlowRunId,
@@ -39,6 +39,16 @@ pub(crate) enum Error {
         flow: String,
         /// The flows that there are.
         known: String,
+    },
+    /// The run is not in the state that hooks are asked for.
+    #[error("run the {hooks} hooks of flow run {id}: its state is {state}")]
+    OtherState {
+        /// The run.
+        id: FlowRunId,
+        /// Which hooks.
+        hooks: &'static str,
+        /// The state's name.
+        state: String,
     },
     /// The parameters of a run by hand are not what the flow takes.
     #[error("run flow '{flow}'")]
@@ -73,8 +83,7 @@ pub(crate) async fn execute(engine: &Arc<Engine>, program: &Program, id: FlowRun
         biased;
         prepared = prepare(engine, program, id) => prepared?,
         () = engine.terminated.cancelled() => {
-            let state = NewState::new(StateType::Crashed).with_message(ABORTED);
-            propose(engine, id, state).await.map_err(report)?;
+            hooks::crash(engine, program, id, None).await.map_err(report)?;
             return Ok(End::Crashed(ABORTED.to_owned()));
         }
     };
@@ -214,7 +223,7 @@ pub(crate) async fn run_by_hand(
 
 /// The deployment of a run. It only adds to what is told: a run whose deployment is gone can still be
 /// executed.
-async fn read_deployment(engine: &Engine, run: &FlowRun) -> Option<Deployment> {
+pub(super) async fn read_deployment(engine: &Engine, run: &FlowRun) -> Option<Deployment> {
     match engine.client().read_deployment(run.deployment_id?).await {
         Ok(deployment) => Some(deployment),
         Err(error) => {
@@ -227,7 +236,7 @@ async fn read_deployment(engine: &Engine, run: &FlowRun) -> Option<Deployment> {
 /// Pull steps fetch a Python flow's sources and go to their directory. The flows of a program are in it, so
 /// that steps which fetch have nothing to do; a directory is gone to if it is there, because a flow may refer
 /// to files in it.
-async fn pull(engine: &Engine, run: &FlowRun, steps: &[Value]) {
+pub(super) async fn pull(engine: &Engine, run: &FlowRun, steps: &[Value]) {
     for (index, step) in steps.iter().enumerate() {
         let Some((name, inputs)) = step.as_object().and_then(|step| step.iter().next()) else { continue };
         let short = name.rsplit('.').next().unwrap_or(name);
@@ -275,7 +284,7 @@ pub(crate) async fn propose(
     }
 }
 
-fn log(engine: &Engine, run: &FlowRun, level: Level, line: String) {
+pub(super) fn log(engine: &Engine, run: &FlowRun, level: Level, line: String) {
     let origin = report::Origin { flow_run: run.id, task_run: None, name: &run.name };
     engine.logs().write(level, origin, line);
 }

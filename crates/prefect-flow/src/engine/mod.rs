@@ -5,6 +5,7 @@
 //! out what is to run.
 
 mod execute;
+mod hooks;
 mod options;
 mod patience;
 mod session;
@@ -23,7 +24,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use execute::{Error, execute, policy_of, propose, run_by_hand};
+pub(crate) use execute::{Error, execute, policy_of, run_by_hand};
+pub(crate) use hooks::{Death, after_death, crash};
 pub(crate) use options::Options;
 pub(crate) use patience::Patience;
 pub(crate) use session::{End, Origin, Session, related};

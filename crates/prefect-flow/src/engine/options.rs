@@ -17,6 +17,8 @@ pub(crate) struct Options {
     /// The same when the process is asked to end, which leaves less time:
     /// `PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS`, 5.
     pub(crate) terminate_grace: Duration,
+    /// How long all hooks of a cancelled or crashed run may take together: `PREFECT_FLOW_RUN_HOOK_SECONDS`, 60.
+    pub(crate) hook_limit: Duration,
     /// How long code that is dropped may take to hand over its last states, and a second request to end the
     /// process leaves to the first.
     pub(crate) last_words: Duration,
@@ -40,6 +42,7 @@ impl Default for Options {
             report_deadline: Duration::from_mins(15),
             cancel_grace: Duration::from_secs(30),
             terminate_grace: Duration::from_secs(5),
+            hook_limit: Duration::from_mins(1),
             last_words: Duration::from_secs(5),
             close_deadline: Duration::from_mins(1),
             heartbeat: Duration::from_mins(3),
@@ -69,6 +72,7 @@ impl Options {
             cancel_grace: seconds("PREFECT_FLOW_RUN_CANCEL_GRACE_SECONDS", default.cancel_grace)?,
             terminate_grace: seconds("PREFECT_FLOW_RUN_TERMINATE_GRACE_SECONDS", default.terminate_grace)?,
             close_deadline: seconds("PREFECT_FLOW_RUN_CLOSE_SECONDS", default.close_deadline)?,
+            hook_limit: seconds("PREFECT_FLOW_RUN_HOOK_SECONDS", default.hook_limit)?,
             last_words: default.last_words,
             heartbeat: heartbeat.max(Duration::from_secs(30)),
             log_interval: log_interval.max(Duration::from_millis(100)),

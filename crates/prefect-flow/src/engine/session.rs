@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use super::supervise::{Interrupt, Interrupts, Outcome, attempt};
 use super::watch::Stop;
-use super::{ABORTED, Engine};
+use super::{ABORTED, Engine, hooks};
 use crate::context::Run;
 use crate::error::{BoxError, chain};
 use crate::flow::AnyFlow;
+use crate::hook::Entered;
 use crate::parameters::Parameters;
 use crate::report::{self, Level};
 use crate::task::py_state;
@@ -74,7 +75,7 @@ pub(crate) struct Session {
 
 /// What the server says to a run that wants to be running.
 enum Entry {
-    Started { lease: Option<LeaseId> },
+    Started { lease: Option<LeaseId>, state: Entered },
     Refused(End),
 }
 
@@ -117,10 +118,16 @@ impl Session {
     pub(crate) async fn drive(mut self) -> Result<End, Error> {
         let mut first = true;
         loop {
-            let lease = match self.enter_running().await? {
-                Entry::Started { lease } => lease,
+            let (lease, state) = match self.enter_running().await? {
+                Entry::Started { lease, state } => (lease, state),
                 Entry::Refused(end) => return Ok(end),
             };
+            tokio::select! {
+                biased;
+                _ = self.call_hooks(&state) => {}
+                // Before the first line of the flow's code, hence with nothing to undo.
+                interrupt = self.interrupts.next() => return self.end_interrupted(interrupt).await,
+            }
             if std::mem::take(&mut first) {
                 let kind = if self.is_subflow { "subflow" } else { "flow" };
                 let flow = &self.flow.info().name;
@@ -190,7 +197,8 @@ impl Session {
         // A run that goes on after a pause keeps its count.
         self.run_count += u32::from(!std::mem::take(&mut self.resuming));
         self.run_count = self.run_count.max(1);
-        Entry::Started { lease: state.state_details.deployment_concurrency_lease_id }
+        let lease = state.state_details.deployment_concurrency_lease_id;
+        Entry::Started { lease, state: Entered::from(state) }
     }
 
     /// Reports how an attempt ended. `None`: the server wants another one.
@@ -224,7 +232,7 @@ impl Session {
         loop {
             match self.propose(&state, false).await? {
                 Answer::Accept(state) => {
-                    self.log_finished(&state);
+                    self.ended(&state).await;
                     return Ok(Some(end));
                 }
                 Answer::Wait { delay_seconds, .. } => {
@@ -232,7 +240,7 @@ impl Session {
                 }
                 Answer::Reject { state: Some(now), reason } => {
                     if now.entered_by(&state) {
-                        self.log_finished(&now);
+                        self.ended(&now).await;
                         return Ok(Some(end));
                     }
                     return match now.kind {
@@ -296,7 +304,9 @@ impl Session {
 
     /// Finishes a cancellation.
     async fn cancel(&self) -> Result<End, Error> {
-        self.log(Level::Info, "Flow run was cancelled.".to_owned());
+        let entered = hooks::cancelling(None);
+        self.log(Level::Info, entered.message.clone());
+        self.call_hooks(&entered).await;
         let message = "Flow run was cancelled successfully.";
         force_cancelled(&self.engine, self.id, &self.name, &self.related, message).await?;
         Ok(End::Cancelled)
@@ -309,7 +319,7 @@ impl Session {
         }
         let state = NewState::new(StateType::Crashed).with_message(message.clone());
         match self.propose(&state, false).await? {
-            Answer::Accept(state) => self.log_finished(&state),
+            Answer::Accept(state) => self.ended(&state).await,
             Answer::Reject { state: Some(state), .. } if state.kind == StateType::Cancelling => {
                 return self.cancel().await;
             }
@@ -342,7 +352,14 @@ impl Session {
         self.engine.patience.insist(&what, || client.set_flow_run_state(self.id, state, force)).await
     }
 
-    fn log_finished(&self, state: &State) {
+    /// Runs the flow's hooks for a state. Gives the number of those that did not run to their end.
+    pub(super) async fn call_hooks(&self, entered: &Entered) -> usize {
+        hooks::call(self.flow.as_ref(), &self.parameters, entered, || self.new_run()).await
+    }
+
+    /// The run has entered its last state.
+    async fn ended(&self, state: &State) {
+        self.call_hooks(&Entered::from(state)).await;
         self.log(Level::Info, format!("Finished in state {}", describe(state)));
     }
 

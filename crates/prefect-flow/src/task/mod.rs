@@ -22,8 +22,9 @@ pub(crate) use reporter::py_state;
 
 use crate::context::Context;
 use crate::error::{BoxError, TaskError};
+use crate::hook::{Entered, Hook, Occasion};
 use reporter::Reporter;
-use run::TaskRun;
+use run::{Held, TaskRun};
 
 /// The waits before retries: the n-th before the n-th retry, the last before all further ones.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +67,7 @@ pub struct Task {
     retry_if: Option<Arc<RetryIf>>,
     timeout: Option<Duration>,
     upstreams: Vec<(String, Handle)>,
+    hooks: Vec<Hook<Context>>,
 }
 
 type RetryIf = dyn Fn(&BoxError) -> bool + Send + Sync;
@@ -93,6 +95,7 @@ impl Task {
             retry_if: None,
             timeout: None,
             upstreams: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 
@@ -130,6 +133,47 @@ impl Task {
     /// How long one attempt may take; then it is dropped where it stands.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls `hook` whenever the task run is at work: in each attempt, before the task's own code. `name` is what
+    /// the log calls it.
+    pub fn on_running<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Running, name, hook)
+    }
+
+    /// Calls `hook` when the task run has completed, before those that wait for it go on.
+    pub fn on_completion<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Completion, name, hook)
+    }
+
+    /// Calls `hook` when the task run has failed and is not tried again.
+    pub fn on_failure<F, R, E>(self, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.on(Occasion::Failure, name, hook)
+    }
+
+    fn on<F, R, E>(mut self, on: Occasion, name: impl Into<String>, hook: F) -> Self
+    where
+        F: Fn(Context, Entered) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.hooks.push(Hook::new(on, name, hook));
         self
     }
 
@@ -218,6 +262,8 @@ impl Task {
             retry_if: self.retry_if,
             timeout: self.timeout,
             upstreams: self.upstreams.into_iter().map(|(_, upstream)| upstream).collect(),
+            hooks: self.hooks,
+            held: Held::default(),
         };
         (task, handle)
     }

@@ -18,13 +18,15 @@ pub(super) struct Reporter {
     ended: Ended,
     /// It has a last state, though perhaps not a final one (`NotReady`).
     closed: bool,
+    /// The last state, as long as nobody has been told.
+    untold: Option<TaskState>,
     opened: bool,
 }
 
 impl Reporter {
     pub(super) fn new(ctx: &Context, record: TaskRunRecord, ended: Ended) -> Self {
         let ctx = ctx.of_task(record.id, record.name.clone());
-        Self { ctx, record, ended, closed: false, opened: false }
+        Self { ctx, record, ended, closed: false, untold: None, opened: false }
     }
 
     pub(super) const fn id(&self) -> TaskRunId {
@@ -47,21 +49,24 @@ impl Reporter {
     }
 
     /// Enters a state and reports it.
-    pub(super) async fn enter(&mut self, state: TaskState) {
+    pub(super) async fn enter(&mut self, state: &TaskState) {
         self.opened = true;
-        let event = self.record.enter(&state, Timestamp::now(), &self.ctx.run.related);
+        let event = self.record.enter(state, Timestamp::now(), &self.ctx.run.related);
         self.ctx.run.engine.events().send(event).await;
     }
 
-    /// Enters the last state, reports it, and tells those who wait for it.
-    pub(super) async fn close(&mut self, state: TaskState) {
-        self.tell_end(&state);
+    /// Enters the last state and reports it. Those who wait for it are told by [`Self::tell_end`], or when this is
+    /// dropped.
+    pub(super) async fn close(&mut self, state: &TaskState) {
         self.enter(state).await;
         // Not before: dropped while the event waits for room in the queue, the task has not told its end.
         self.closed = true;
+        self.untold = Some(state.clone());
     }
 
-    fn tell_end(&self, state: &TaskState) {
+    /// Tells those who wait for the end that it has come.
+    pub(super) fn tell_end(&mut self) {
+        let Some(state) = self.untold.take() else { return };
         let completed = state.kind() == StateType::Completed;
         self.ended.send_replace(if completed { Outcome::Completed } else { Outcome::Other });
         let level = if completed { Level::Info } else { Level::Error };
@@ -73,14 +78,14 @@ impl Reporter {
 impl Drop for Reporter {
     /// The future of the task was dropped: what it did is unknown, hence it crashed.
     fn drop(&mut self) {
-        if self.closed || !self.opened {
-            return;
+        if self.opened && !self.closed {
+            self.ctx.log(Level::Error, format!("Crash detected! {ABORTED}"));
+            let state = TaskState::Crashed { message: ABORTED.to_owned() };
+            let event = self.record.enter(&state, Timestamp::now(), &self.ctx.run.related);
+            self.ctx.run.engine.send_detached(event);
+            self.untold = Some(state);
         }
-        self.ctx.log(Level::Error, format!("Crash detected! {ABORTED}"));
-        let state = TaskState::Crashed { message: ABORTED.to_owned() };
-        self.tell_end(&state);
-        let event = self.record.enter(&state, Timestamp::now(), &self.ctx.run.related);
-        self.ctx.run.engine.send_detached(event);
+        self.tell_end();
     }
 }
 

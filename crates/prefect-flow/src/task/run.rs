@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use prefect_api::id::TaskRunId;
 use prefect_api::task_event::TaskState;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::reporter::Reporter;
@@ -16,6 +16,7 @@ use super::{Delays, Done, Handle, RetryIf};
 use crate::context::Context;
 use crate::engine::ABORTED;
 use crate::error::{BoxError, TaskCause, TaskError, chain, panic_message};
+use crate::hook::{Entered, Hook, Occasion, run_all};
 use crate::report::Level;
 use crate::slots::{Slots, Taken};
 
@@ -30,8 +31,17 @@ pub(super) struct TaskRun {
     pub(super) retry_if: Option<Arc<RetryIf>>,
     pub(super) timeout: Option<Duration>,
     pub(super) upstreams: Vec<Handle>,
+    pub(super) hooks: Vec<Hook<Context>>,
+    pub(super) held: Held,
     /// Ends its waiting. Never fires for a task that is started after the cancellation: it rolls back.
     pub(super) stop: CancellationToken,
+}
+
+/// What a task run that is at work holds; given back after its last state, and its hooks for that.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    _permit: Option<OwnedSemaphorePermit>,
+    _slots: Option<Slots>,
 }
 
 impl TaskRun {
@@ -46,15 +56,27 @@ impl TaskRun {
         R: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        match self.outcome(body, permits).await {
-            Ok(value) => {
-                self.reporter.close(TaskState::Completed).await;
-                Ok(Done { value, handle })
-            }
-            Err(cause) => {
-                self.reporter.close(last_state(&cause)).await;
-                Err(TaskError { name: self.reporter.name().to_owned(), handle, cause })
-            }
+        let outcome = self.outcome(body, permits).await;
+        let last = outcome.as_ref().map_or_else(last_state, |_| TaskState::Completed);
+        self.reporter.close(&last).await;
+        self.call_hooks(&last).await;
+        self.reporter.tell_end();
+        match outcome {
+            Ok(value) => Ok(Done { value, handle }),
+            Err(cause) => Err(TaskError { name: self.reporter.name().to_owned(), handle, cause }),
+        }
+    }
+
+    async fn call_hooks(&self, state: &TaskState) {
+        let (kind, ctx) = (state.kind(), self.reporter.context());
+        let Some(on) = Occasion::of(kind) else { return };
+        let message = state.message().to_owned();
+        let entered = Entered { kind, name: state.name().to_owned(), message };
+        let hooks = self.hooks.iter().filter(|hook| hook.is_for(on));
+        let due: Vec<_> = hooks.map(|hook| hook.due(ctx.clone(), &entered)).collect();
+        if !due.is_empty() {
+            // Bounded by what drops the task: its flow's end.
+            run_all(ctx, due, &entered, std::future::pending()).await;
         }
     }
 
@@ -65,22 +87,22 @@ impl TaskRun {
         R: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        self.reporter.enter(TaskState::Pending).await;
+        self.reporter.enter(&TaskState::Pending).await;
         for upstream in &self.upstreams {
             if !self.until_cancelled(upstream.completed()).await? {
                 return Err(TaskCause::NotReady { upstream: upstream.id() });
             }
         }
         // A semaphore that is never closed always gives a permit.
-        let _permit = match &permits {
-            Some(permits) => self.until_cancelled(permits.acquire()).await?.ok(),
+        let permit = match permits {
+            Some(permits) => self.until_cancelled(permits.acquire_owned()).await?.ok(),
             None => None,
         };
-        let _slots = self.take_slots().await?;
+        self.held = Held { _permit: permit, _slots: self.take_slots().await? };
         if let Some(name) = self.run_name.take() {
             self.reporter.rename(name);
         }
-        self.reporter.enter(TaskState::Running).await;
+        self.start(TaskState::Running).await;
         self.attempts(body).await
     }
 
@@ -156,11 +178,16 @@ impl TaskRun {
         if !delay.is_zero() {
             let wait = SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX);
             let at = Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX);
-            self.reporter.enter(TaskState::AwaitingRetry { at }).await;
+            self.reporter.enter(&TaskState::AwaitingRetry { at }).await;
             self.until_cancelled(tokio::time::sleep(delay)).await?;
         }
-        self.reporter.enter(TaskState::Retrying).await;
+        self.start(TaskState::Retrying).await;
         Ok(())
+    }
+
+    async fn start(&mut self, state: TaskState) {
+        self.reporter.enter(&state).await;
+        self.call_hooks(&state).await;
     }
 
     async fn take_slots(&self) -> Result<Option<Slots>, TaskCause> {

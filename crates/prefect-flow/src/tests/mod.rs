@@ -4,6 +4,7 @@ mod fake;
 
 mod cancel;
 mod conversation;
+mod hooks;
 mod limits;
 mod runs;
 mod subflows;
