@@ -1,8 +1,10 @@
 //! The real Docker engine: images from scratch, containers, networks, and nothing left behind.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::time::Duration;
 
-use testkit::docker::{Container, Engine, Image, python_image};
+use testkit::docker::{Container, Daemon, Engine, Image, python_image};
 use testkit::prefect::{Options, PrefectServer, Venv};
 use testkit::scicat::{Options as SciCatOptions, SciCat};
 
@@ -106,4 +108,49 @@ with get_client(sync_client=True) as client:
     let state = reqwest::get(url).await.unwrap().json::<serde_json::Value>().await.unwrap();
     assert_eq!(state["state_type"], "COMPLETED", "{}", worker.log());
     assert_eq!(engine.containers_with("io.prefect.flow-run-id", Some(&run)).await.unwrap().len(), 1);
+}
+
+/// Running, exited with which code, of each container.
+async fn states(engine: &Engine, ids: &[String]) -> Vec<(bool, i64)> {
+    let mut states = Vec::new();
+    for id in ids {
+        let state = engine.inspect(id).await.unwrap().state.unwrap();
+        states.push((state.running.unwrap(), state.exit_code.unwrap()));
+    }
+    states
+}
+
+#[tokio::test]
+async fn an_engine_of_ones_own_is_killed_and_comes_back_with_or_without_its_containers() {
+    let links = || ["docker0", "lo"].map(|name| std::path::Path::new("/sys/class/net").join(name).exists());
+    let before = links();
+    let mut daemon = Daemon::start().await.unwrap();
+    let engine = daemon.connect().await.unwrap();
+    let image = engine.name("killed");
+    engine.build_image(&image, Image::scratch().program("/app", PROGRAM).await.unwrap()).await.unwrap();
+    assert_eq!(Engine::connect().await.unwrap().image_id(&image).await.unwrap(), None, "another engine");
+    let mut ids = Vec::new();
+    for port in ["0", "nonsense"] {
+        let command = vec!["/app".to_owned(), "--port".to_owned(), port.to_owned()];
+        let network = Some("none".to_owned());
+        let container = Container { image: image.clone(), command, network, ..Container::default() };
+        ids.push(engine.run(container).await.unwrap());
+    }
+    assert_eq!(engine.wait(&ids[1], DEADLINE).await.unwrap(), 2);
+
+    daemon.kill().await.unwrap();
+    assert!(Engine::connect_to(&daemon.host()).await.is_err());
+    daemon.restart(true).await.unwrap();
+    assert_eq!(states(&engine, &ids).await, [(true, 0), (false, 2)]);
+    daemon.kill().await.unwrap();
+    daemon.restart(false).await.unwrap();
+    let ended = states(&engine, &ids).await;
+    assert!(!ended[0].0 && ended[1] == (false, 2), "{ended:?}");
+
+    let socket = daemon.host().strip_prefix("unix://").unwrap().to_owned();
+    let directory = std::path::Path::new(&socket).parent().unwrap().to_owned();
+    drop(engine);
+    daemon.stop().await.unwrap();
+    assert_eq!(links(), before, "the machine's network is its own");
+    assert!(!directory.exists());
 }

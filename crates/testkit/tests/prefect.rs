@@ -69,3 +69,17 @@ async fn a_server_that_cannot_start_says_why() {
     let error = PrefectServer::start(options).await.unwrap_err().to_string();
     assert!(error.contains("ended while starting") && error.contains("SQLAlchemy URL"), "{error}");
 }
+
+#[tokio::test]
+async fn a_killed_server_comes_back_with_its_records() {
+    let mut server = PrefectServer::start(Options::default()).await.unwrap();
+    let url = server.api_url();
+    let pool = ["work-pool", "create", "--type", "process", "kept"];
+    server.prefect(&pool, DEADLINE).await.unwrap().success().unwrap();
+    server.kill().await.unwrap();
+    assert!(reqwest::get(format!("{url}/health")).await.is_err());
+    server.restart().await.unwrap();
+    assert_eq!(server.api_url(), url);
+    let pool = reqwest::get(format!("{url}/work_pools/kept")).await.unwrap();
+    assert!(pool.status().is_success(), "{pool:?}");
+}

@@ -57,14 +57,25 @@ pub struct Container {
 #[derive(Debug)]
 pub struct Engine {
     docker: Docker,
+    host: String,
     run: String,
 }
 
 impl Engine {
     /// Connects to the engine that `DOCKER_HOST` names, or to `/var/run/docker.sock`.
     pub async fn connect() -> Result<Self> {
-        let docker = connect(&host()).await?;
-        Ok(Self { docker, run: Uuid::new_v4().simple().to_string() })
+        Self::connect_to(&host()).await
+    }
+
+    /// Connects to the engine at this address, written as in `DOCKER_HOST`.
+    pub async fn connect_to(host: &str) -> Result<Self> {
+        let docker = connect(host).await?;
+        Ok(Self { docker, host: host.to_owned(), run: Uuid::new_v4().simple().to_string() })
+    }
+
+    /// Whether an engine answers at this address now.
+    pub(super) async fn answers(host: &str) -> Result<()> {
+        connect(host).await.map(drop)
     }
 
     /// The API itself.
@@ -278,7 +289,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let run = self.run.clone();
+        let (host, run) = (self.host.clone(), self.run.clone());
         // A connection of its own, on a runtime of its own: the caller's may be blocked or gone.
         let cleaner = std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -286,7 +297,7 @@ impl Drop for Engine {
                 .build()
                 .context("failed to start a runtime")?;
             runtime.block_on(async {
-                let work = async { clean_up(&connect(&host()).await?, &run).await };
+                let work = async { clean_up(&connect(&host).await?, &run).await };
                 timeout(CLEAN_UP_DEADLINE, work).await.context("the engine did not answer in time")?
             })
         });

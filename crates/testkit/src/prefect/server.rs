@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ pub struct PrefectServer {
     venv: Venv,
     host: IpAddr,
     port: u16,
-    auth: Option<SecretString>,
+    options: Options,
     // After the server's own process: dropped in this order.
     database: Option<Postgres>,
     home: TempDir,
@@ -103,48 +103,41 @@ impl PrefectServer {
             .context("failed to make a home for the Prefect server")?;
         let port = free_port(options.host)?;
         let mut process = server_command(venv, options, home.path(), port).spawn()?;
-        let host = reached_at(options.host);
-        let url = format!("http://{}/api/health", SocketAddr::new(host, port));
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(5))
-            .build()
-            .context("failed to make an HTTP client")?;
-        let deadline = Instant::now() + options.deadline;
-        loop {
-            if !process.is_running() {
-                if process.log().contains("already in use") {
-                    return Ok(None);
-                }
-                bail!("the Prefect server ended while starting; its log ends with:\n{}", process.tail(40));
-            }
-            let mut request = client.get(&url);
-            if let Some((user, password)) =
-                options.auth.as_ref().and_then(|a| a.expose_secret().split_once(':'))
-            {
-                request = request.basic_auth(user, Some(password));
-            }
-            if request.send().await.is_ok_and(|reply| reply.status().is_success()) {
-                break;
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "the Prefect server was not healthy after {:?}; its log ends with:\n{}",
-                    options.deadline,
-                    process.tail(40)
-                );
-            }
-            tokio::time::sleep(POLL).await;
+        if !healthy(&mut process, options, port).await? {
+            return Ok(None);
         }
+        let host = reached_at(options.host);
         Ok(Some(Self {
             process,
             venv: venv.clone(),
             host,
             port,
-            auth: options.auth.clone(),
+            options: options.clone(),
             database: None,
             home,
         }))
+    }
+
+    /// Kills the server's processes with SIGKILL. Its database and its port remain its own.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process.wait(STOP_GRACE).await.context("failed to kill the Prefect server")?;
+        Ok(())
+    }
+
+    /// Starts a killed server again, on the same database and port, and waits until it is healthy.
+    pub async fn restart(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.options.deadline;
+        loop {
+            let mut process =
+                server_command(&self.venv, &self.options, self.home.path(), self.port).spawn()?;
+            if healthy(&mut process, &self.options, self.port).await? {
+                self.process = process;
+                return Ok(());
+            }
+            // The port of one that was just killed may be taken for a moment.
+            ensure!(Instant::now() < deadline, "the port {} of the Prefect server is taken", self.port);
+        }
     }
 
     /// The port it listens on.
@@ -174,7 +167,7 @@ impl PrefectServer {
 
     /// The auth string that clients must bring.
     pub fn auth(&self) -> Option<&str> {
-        self.auth.as_ref().map(ExposeSecret::expose_secret)
+        self.options.auth.as_ref().map(ExposeSecret::expose_secret)
     }
 
     /// The environment it runs from.
@@ -236,6 +229,44 @@ impl PrefectServer {
 
     fn client_command(&self, program: PathBuf) -> Command {
         Command::new(program).envs(self.client_env()).current_dir(self.home.path())
+    }
+}
+
+/// Waits until a started server is healthy; false when it ended because its port was taken.
+async fn healthy(process: &mut Process, options: &Options, port: u16) -> Result<bool> {
+    // What an earlier process of this server said about its port is not about this one.
+    let earlier = process.log().len();
+    let url = format!("http://{}/api/health", SocketAddr::new(reached_at(options.host), port));
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .context("failed to make an HTTP client")?;
+    let deadline = Instant::now() + options.deadline;
+    loop {
+        if !process.is_running() {
+            if process.log().get(earlier..).is_some_and(|log| log.contains("already in use")) {
+                return Ok(false);
+            }
+            bail!("the Prefect server ended while starting; its log ends with:\n{}", process.tail(40));
+        }
+        let mut request = client.get(&url);
+        if let Some((user, password)) =
+            options.auth.as_ref().and_then(|auth| auth.expose_secret().split_once(':'))
+        {
+            request = request.basic_auth(user, Some(password));
+        }
+        if request.send().await.is_ok_and(|reply| reply.status().is_success()) {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "the Prefect server was not healthy after {:?}; its log ends with:\n{}",
+                options.deadline,
+                process.tail(40)
+            );
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
