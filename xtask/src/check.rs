@@ -56,6 +56,20 @@ const POSTGRESQL: Need = Need {
     install: "apt-get install postgresql",
 };
 
+const DOCKERD: Need = Need {
+    what: "dockerd (an engine that may be killed)",
+    program: "dockerd",
+    arguments: &["--version"],
+    install: "apt-get install docker.io",
+};
+
+const NAMESPACES: Need = Need {
+    what: "root's right to make namespaces (for an engine that may be killed)",
+    program: "unshare",
+    arguments: &["--mount", "--net", "--pid", "--fork", "--mount-proc", "nsenter", "--version"],
+    install: "apt-get install util-linux",
+};
+
 const NEXTEST: Need = Need {
     what: "cargo-nextest",
     program: "cargo",
@@ -73,9 +87,16 @@ pub(crate) fn for_demo() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH])
 }
 
+/// What runs under faults need.
+pub(crate) fn for_faults() -> Result<()> {
+    check(&[&COMPILER, &PYTHON, &DOCKERD, &NAMESPACES])
+}
+
 /// What the tests need.
 pub(crate) fn for_tests() -> Result<()> {
-    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NGINX, &TINYPROXY, &POSTGRESQL, &NEXTEST])
+    let engine = [&DOCKERD, &NAMESPACES];
+    let proxies = [&NGINX, &TINYPROXY, &POSTGRESQL];
+    check(&[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NEXTEST], &engine[..], &proxies[..]].concat())
 }
 
 /// All that is missing, in one message. The Docker engine is needed by all.

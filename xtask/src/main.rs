@@ -37,6 +37,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Kill worker, engine and server at random moments while runs go through, and look what becomes of them.
+    Fault(Fault),
     /// Build the images of worker, runtime and config, without a registry.
     Images {
         /// How the binaries are built.
@@ -64,6 +66,28 @@ struct Demo {
     profile: Profile,
 }
 
+#[derive(Debug, Args)]
+struct Fault {
+    /// What is tested.
+    #[arg(value_parser = ["worker"])]
+    what: String,
+    /// How many runs.
+    #[arg(long, default_value_t = 200)]
+    runs: usize,
+    /// The seed of every choice: the same seed gives the same plan.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How often each part is killed; by default once for every 25 runs, and at least twice.
+    #[arg(long)]
+    kills: Option<usize>,
+    /// The report as JSON on standard output.
+    #[arg(long)]
+    json: bool,
+    /// How the binaries are built.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
 /// A profile of `Cargo.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
@@ -78,6 +102,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => run::demo(&demo),
         Command::Test { stage } => test::run(stage.as_deref()),
         Command::Measure { name, json } => run::measure(name.as_deref(), json),
+        Command::Fault(fault) => run::fault(&fault),
         Command::Images { profile, tag } => run::images(profile, &tag),
     };
     match outcome {

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::build::{self, Cargo};
-use crate::{Demo, Profile, check};
+use crate::{Demo, Fault, Profile, check};
 
 pub(crate) fn demo(demo: &Demo) -> Result<ExitCode> {
     check::for_demo()?;
@@ -22,6 +22,24 @@ pub(crate) fn measure(name: Option<&str>, json: bool) -> Result<ExitCode> {
     check::for_demo()?;
     let mut command = stack(Profile::Release)?;
     command.arg("measure").args(name).args(json.then_some("--json"));
+    hand_over(command)
+}
+
+pub(crate) fn fault(fault: &Fault) -> Result<ExitCode> {
+    check::for_faults()?;
+    let mut command = stack(fault.profile)?;
+    command.args([
+        "fault",
+        &fault.what,
+        "--runs",
+        &fault.runs.to_string(),
+        "--seed",
+        &fault.seed.to_string(),
+    ]);
+    if let Some(kills) = fault.kills {
+        command.args(["--kills", &kills.to_string()]);
+    }
+    command.args(fault.json.then_some("--json"));
     hand_over(command)
 }
 

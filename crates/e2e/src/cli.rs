@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use testkit::docker::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::images::Images;
 use crate::programs::Programs;
-use crate::{demo, measure, print, say};
+use crate::{demo, fault, measure, print, say};
 
 #[derive(Debug, Parser)]
 #[command(name = "ferryman-stack", about = "The demo, the measurements and the images of Ferryman.")]
@@ -38,6 +38,24 @@ enum Command {
         /// Only this measurement.
         name: Option<String>,
         /// One JSON object per figure.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run under faults: kill the parts at random moments and look what becomes of the runs.
+    Fault {
+        /// What is tested.
+        #[arg(value_parser = ["worker"])]
+        what: String,
+        /// How many runs.
+        #[arg(long, default_value_t = 200)]
+        runs: usize,
+        /// The seed of every choice.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How often each part is killed; by default once for every 25 runs, and at least twice.
+        #[arg(long)]
+        kills: Option<usize>,
+        /// The report as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -79,6 +97,20 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Measure { name, json } => {
             Box::pin(measure::run(name.as_deref(), json, interrupted()?)).await?;
+        }
+        Command::Fault { runs, seed, kills, json, .. } => {
+            let kills = kills.unwrap_or_else(|| (runs / 25).max(2));
+            let options = fault::Options { runs, kills, seed };
+            let report = tokio::select! {
+                () = interrupted()? => bail!("interrupted"),
+                report = fault::run(options) => report?,
+            };
+            if json {
+                print(&serde_json::to_string(&report)?);
+            } else {
+                say(&report.text());
+            }
+            ensure!(report.ok, "the runs did not all come through");
         }
         Command::Images { tag } => {
             let (engine, programs) = (Engine::connect().await?, Programs::find()?);

@@ -12,7 +12,7 @@ use testkit::docker::Engine;
 use tokio::task::JoinSet;
 
 /// The label by which a worker, ours or Python's, names the run of a container.
-const RUN_LABEL: &str = "io.prefect.flow-run-id";
+pub(crate) const RUN_LABEL: &str = "io.prefect.flow-run-id";
 
 /// How often the memory of running containers is read.
 const SAMPLE: Duration = Duration::from_millis(100);

@@ -7,17 +7,21 @@
 //! - [`local`] is the same without containers, for measurements and tests of single flows.
 //! - [`runs`] triggers and watches flow runs as SciCat's side of the system does.
 //! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
-//! - [`demo`] and [`measure`] are the two programs made of these.
+//! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
+//! - [`demo`], [`measure`] and [`fault`] are the programs made of these.
 
 pub mod cli;
 pub mod containers;
 pub mod dataset;
 pub mod demo;
+pub mod dice;
+pub mod fault;
 pub mod images;
 pub mod local;
 pub mod measure;
 pub mod outside;
 pub mod programs;
+pub mod puppet;
 pub mod runs;
 pub mod s3;
 pub mod stack;
