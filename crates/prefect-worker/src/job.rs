@@ -305,6 +305,7 @@ mod tests {
             "prefect.io/worker-name": "w"
           },
           "rest": {
+            "api_credentials_as_files": false,
             "auto_remove": false,
             "privileged": false,
             "stream_output": true

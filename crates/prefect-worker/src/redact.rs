@@ -22,6 +22,12 @@ pub(crate) fn secrets<'a>(
         .collect()
 }
 
+/// The lines of a secret that may have several: output is looked through line by line.
+pub(crate) fn lines(secret: &SecretString) -> impl Iterator<Item = SecretString> {
+    let lines = secret.expose_secret().lines().map(str::trim).filter(|line| line.len() >= SHORTEST);
+    lines.map(|line| SecretString::from(line.to_owned()))
+}
+
 /// `text` without the secrets.
 pub(crate) fn redact(text: &str, secrets: &[SecretString]) -> String {
     let mut redacted = text.to_owned();

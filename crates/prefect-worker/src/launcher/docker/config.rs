@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use super::super::LaunchError;
 use super::super::fields::{Fields, wrong};
 use super::image::PullPolicy;
+use super::options::Options;
+use super::secret_files::SecretFiles;
 use super::size;
 
 /// The image of runs whose job configuration names none: the one the Python worker takes.
@@ -26,6 +28,9 @@ pub(super) struct DockerConfig {
     pub(super) memory_swap: Option<i64>,
     pub(super) privileged: bool,
     pub(super) create_kwargs: Map<String, Value>,
+    /// The options that have variables of their own.
+    pub(super) options: Options,
+    pub(super) secret_files: SecretFiles,
     /// Keys of the job configuration that mean nothing here.
     pub(super) ignored: Vec<String>,
 }
@@ -54,6 +59,7 @@ impl DockerConfig {
         };
         // The worker obeys it; here it only has to have the right form.
         fields.flag("stream_output")?;
+        let create_kwargs = fields.object("container_create_kwargs")?.unwrap_or_default();
         let config = Self {
             pull_policy,
             image,
@@ -65,7 +71,9 @@ impl DockerConfig {
             memory: amount(&mut fields, "mem_limit")?,
             memory_swap: amount(&mut fields, "memswap_limit")?,
             privileged: fields.flag("privileged")?.unwrap_or(false),
-            create_kwargs: fields.object("container_create_kwargs")?.unwrap_or_default(),
+            options: Options::take(&mut fields, &create_kwargs)?,
+            secret_files: SecretFiles::take(&mut fields)?,
+            create_kwargs,
             ignored: Vec::new(),
         };
         Ok(Self { ignored: fields.rest().map(str::to_owned).collect(), ..config })

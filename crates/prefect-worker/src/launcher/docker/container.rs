@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bollard::models::ContainerCreateBody;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::super::{Job, LaunchError};
 use super::config::DockerConfig;
 use super::kwargs::CreateOptions;
+use super::secret_files::Delivery;
 use super::{command, labels};
 use crate::slug::container_name;
 
@@ -24,6 +26,8 @@ pub(super) struct Plan {
     pub(super) body: ContainerCreateBody,
     /// Networks to connect before the start, beside the one in the body.
     pub(super) further_networks: Vec<String>,
+    /// Files to put into it before the start.
+    pub(super) secrets: Delivery,
 }
 
 impl fmt::Debug for Plan {
@@ -35,8 +39,12 @@ impl fmt::Debug for Plan {
 
 /// Plans the container. `host_gateway`: the engine knows how to name its host.
 pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Result<Plan, LaunchError> {
-    let options = CreateOptions::parse(&config.create_kwargs)?;
-    let environment = environment(job, config);
+    let mut options = CreateOptions::parse(&config.create_kwargs)?;
+    options.host.extend(fields_of(&config.options.host));
+    options.container.extend(fields_of(&config.options.container));
+    options.extra_hosts.extend(config.options.extra_hosts.clone());
+    let mut environment = environment(job, config);
+    let secrets = config.secret_files.settle(&mut environment)?;
     let network = config.networks.first();
 
     let mut host = options.host;
@@ -79,15 +87,26 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
     if let Some(network) = network {
         body.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": {network: {}}}));
     }
-    let body = serde_json::from_value(Value::Object(body)).map_err(|error| LaunchError::Configuration {
-        message: format!("container_create_kwargs does not fit the engine's form: {error}"),
-    })?;
+    let mut body =
+        serde_json::from_value(Value::Object(body)).map_err(|error| LaunchError::Configuration {
+            message: format!("container_create_kwargs does not fit the engine's form: {error}"),
+        })?;
+    let secrets = Delivery::plan(secrets, &mut body)?;
     Ok(Plan {
         name: container_name(&job.name),
-        platform: options.platform.unwrap_or_default(),
+        platform: options.platform.or_else(|| config.options.platform.clone()).unwrap_or_default(),
         body,
         further_networks: config.networks.iter().skip(1).cloned().collect(),
+        secrets,
     })
+}
+
+/// The fields of a model that are set.
+fn fields_of(model: &impl Serialize) -> Map<String, Value> {
+    match json!(model) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// The environment: the worker's, with a local API reachable from inside, below the job's own.
@@ -147,7 +166,7 @@ fn extra_hosts(
 }
 
 /// The path inside the container of a volume such as `/host:/container:ro`.
-fn container_path(volume: &str) -> &str {
+pub(super) fn container_path(volume: &str) -> &str {
     let mut parts = volume.splitn(3, ':');
     let first = parts.next().unwrap_or_default();
     parts.next().unwrap_or(first)

@@ -20,6 +20,9 @@ const ATTEMPT: &str = "io.ferryman.attempt";
 /// Present if the container is to be removed once its end is reported.
 pub(super) const AUTO_REMOVE: &str = "io.ferryman.auto-remove";
 
+/// Present if the container has secrets in files.
+pub(super) const SECRET_FILES: &str = "io.ferryman.secret-files";
+
 /// All labels of the container for `job`. Ours come last: no job configuration can forge them.
 pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> =
@@ -29,9 +32,12 @@ pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
     labels.insert(WORK_POOL.to_owned(), attempt.work_pool.clone());
     labels.insert(WORKER.to_owned(), attempt.worker.clone());
     labels.insert(ATTEMPT.to_owned(), json!(attempt).to_string());
-    labels.remove(AUTO_REMOVE);
-    if config.auto_remove {
-        labels.insert(AUTO_REMOVE.to_owned(), "true".to_owned());
+    for (label, present) in [(AUTO_REMOVE, config.auto_remove), (SECRET_FILES, config.secret_files.is_used())]
+    {
+        labels.remove(label);
+        if present {
+            labels.insert(label.to_owned(), "true".to_owned());
+        }
     }
     labels
 }

@@ -7,6 +7,8 @@ mod engine;
 mod image;
 mod kwargs;
 mod labels;
+mod options;
+mod secret_files;
 mod size;
 mod watch;
 
@@ -146,7 +148,7 @@ impl DockerLauncher {
     }
 
     /// Creates the container under the planned name, or with `-1`, `-2` … after it if the name is taken.
-    async fn create_named(&self, plan: Plan) -> Result<Infrastructure, LaunchError> {
+    async fn create_named(&self, plan: &Plan) -> Result<Infrastructure, LaunchError> {
         let mut name = plan.name.clone();
         for index in 1_u32.. {
             let options = CreateContainerOptions { name: name.clone(), platform: plan.platform.clone() };
@@ -177,6 +179,12 @@ impl DockerLauncher {
             }
         }
         Ok(())
+    }
+
+    /// What a container gets between its creation and its start.
+    async fn furnish(&self, id: &str, plan: &Plan) -> Result<(), LaunchError> {
+        self.connect_networks(id, &plan.further_networks).await?;
+        plan.secrets.deliver(&self.engine, id).await
     }
 
     async fn connect_networks(&self, id: &str, networks: &[String]) -> Result<(), LaunchError> {
@@ -241,11 +249,10 @@ impl Launcher for DockerLauncher {
     async fn create(&self, job: &Job) -> Result<Infrastructure, LaunchError> {
         let config = DockerConfig::parse(&job.configuration)?;
         let plan = container::plan(job, &config, self.engine.host_gateway)?;
-        let networks = plan.further_networks.clone();
         self.check_networks(&config.networks).await?;
         self.clear_unstarted(job).await?;
-        let infrastructure = self.create_named(plan).await?;
-        if let Err(error) = self.connect_networks(&infrastructure.id, &networks).await {
+        let infrastructure = self.create_named(&plan).await?;
+        if let Err(error) = self.furnish(&infrastructure.id, &plan).await {
             if let Err(removal) = self.remove(&infrastructure.id).await {
                 tracing::warn!(container = infrastructure.name, error = %removal, "container was not removed");
             }
@@ -282,9 +289,17 @@ impl Launcher for DockerLauncher {
     async fn secrets(&self, infrastructure: &Infrastructure, attempt: &Attempt) -> Vec<SecretString> {
         let inspected =
             self.docker().inspect_container(&infrastructure.id, None::<InspectContainerOptions>).await;
-        let environment = inspected.ok().and_then(|container| container.config?.env).unwrap_or_default();
+        let Ok(container) = inspected else { return Vec::new() };
+        let files = if labels::has(&container, labels::SECRET_FILES) {
+            secret_files::read(self.docker(), &infrastructure.id).await
+        } else {
+            Vec::new()
+        };
+        let environment = container.config.and_then(|config| config.env).unwrap_or_default();
         let assignments = environment.iter().filter_map(|assignment| assignment.split_once('='));
-        redact::secrets(assignments, &attempt.secret_env)
+        let mut secrets = redact::secrets(assignments, &attempt.secret_env);
+        secrets.extend(files.iter().flat_map(redact::lines));
+        secrets
     }
 
     async fn tidy(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {

@@ -3,6 +3,7 @@
 use prefect_api::template::JobTemplate;
 use serde_json::{Map, Value, json};
 
+use super::super::Treatment;
 use super::*;
 
 fn configured(template: &str) -> Map<String, Value> {
@@ -14,23 +15,77 @@ fn configured(template: &str) -> Map<String, Value> {
     }
 }
 
+/// The variables of the Python worker, in the order of its form.
+const PYTHONS: [&str; 16] = [
+    "command",
+    "env",
+    "labels",
+    "name",
+    "image",
+    "registry_credentials",
+    "image_pull_policy",
+    "networks",
+    "network_mode",
+    "auto_remove",
+    "volumes",
+    "stream_output",
+    "mem_limit",
+    "memswap_limit",
+    "privileged",
+    "container_create_kwargs",
+];
+
 #[test]
-fn the_default_template_is_valid_and_has_prefects_variables() {
-    let template = JobTemplate::parse(&default_template()).unwrap();
-    let mut names: Vec<&str> = template.variable_names().collect();
+fn the_default_template_offers_what_the_worker_understands() {
+    let template = default_template();
+    let mut names: Vec<&str> =
+        template.variables["properties"].as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
-    let expected = "auto_remove command container_create_kwargs env image image_pull_policy labels mem_limit \
-                    memswap_limit name network_mode networks privileged registry_credentials stream_output volumes";
-    assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+    let parsed = JobTemplate::parse(&template).unwrap();
+    let mut used: Vec<&str> = parsed.variable_names().collect();
+    used.sort_unstable();
+    assert_eq!(used, names, "each variable has its place in the job configuration");
+    let mut understood: Vec<&str> =
+        PYTHONS.into_iter().chain(options::variables()).map(|name| name as &str).collect();
+    understood.extend(["secret_files", "api_credentials_as_files", "pull_timeout_seconds"]);
+    let treatment = json!(Treatment::default());
+    let treatment = treatment.as_object().unwrap().keys().filter_map(|name| match name.as_str() {
+        "stream_output" => None,
+        "log_output" => Some("log_container_output"),
+        name => names.iter().copied().find(|known| *known == name),
+    });
+    understood.extend(treatment);
+    understood.sort_unstable();
+    assert_eq!(names, understood);
 }
 
 #[test]
-fn the_default_templates_defaults_are_prefects() {
-    let configuration = configured(include_str!("../../../../../job-templates/docker.json"));
+fn prefects_own_variables_come_first_and_in_prefects_order() {
+    let text = include_str!("../../../../../job-templates/docker.json");
+    let places: Vec<usize> =
+        PYTHONS.iter().map(|name| text.find(&format!("\"{name}\": \"{{{{")).unwrap()).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(text.find("\"gpus\"").unwrap() > *places.last().unwrap());
+}
+
+#[test]
+fn the_defaults_of_the_default_template_are_prefects_and_the_workers() {
+    let mut configuration = configured(include_str!("../../../../../job-templates/docker.json"));
+    assert_eq!(Treatment::take(&mut configuration).unwrap(), Treatment::default());
     assert_eq!(
         Value::Object(configuration),
-        json!({"auto_remove": false, "stream_output": true, "privileged": false})
+        json!({"auto_remove": false, "stream_output": true, "privileged": false, "api_credentials_as_files": false})
     );
+}
+
+#[test]
+fn every_variable_is_described() {
+    for (name, schema) in default_template().variables["properties"].as_object().unwrap() {
+        let typed = ["type", "anyOf"].iter().any(|key| schema.get(key).is_some());
+        // Prefect's own one takes its title from the block.
+        let titled = schema["title"].is_string() || name == "registry_credentials";
+        assert!(typed && titled && schema["description"].is_string(), "{name}");
+    }
 }
 
 #[test]
@@ -48,7 +103,9 @@ fn the_templates_of_the_environments_give_valid_configurations() {
             Some("prod_internal"),
         ),
     ] {
-        let config = DockerConfig::parse(&configured(template)).unwrap();
+        let mut configuration = configured(template);
+        Treatment::take(&mut configuration).unwrap();
+        let config = DockerConfig::parse(&configuration).unwrap();
         assert!(config.auto_remove && config.ignored.is_empty());
         assert_eq!((config.pull_policy, config.networks.first().map(String::as_str)), (policy, network));
     }
