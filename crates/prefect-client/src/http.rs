@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::csrf::Csrf;
 use crate::error::Error;
+use crate::proxy::Proxies;
 use crate::settings::Settings;
 use crate::{retry, tls};
 
@@ -45,6 +46,7 @@ struct Shared {
     http: reqwest::Client,
     api_url: Url,
     tls: Arc<rustls::ClientConfig>,
+    proxies: Proxies,
     headers: HeaderMap,
     auth_string: Option<SecretString>,
     api_key: Option<SecretString>,
@@ -129,10 +131,16 @@ impl Client {
         let insecure = settings.flag("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", false).map_err(from_settings)?;
         let ca = settings.get("PREFECT_API_SSL_CERT_FILE").map(std::path::Path::new);
         let tls = tls::config(ca, insecure)?;
-        let timeout = settings.number("PREFECT_API_REQUEST_TIMEOUT", 60.0).map_err(from_settings)?;
-        let timeout = Duration::try_from_secs_f64(timeout)
-            .map_err(|error| setup(format!("PREFECT_API_REQUEST_TIMEOUT: {error}")))?;
-        let http = reqwest::Client::builder()
+        let timeout =
+            settings.seconds("PREFECT_API_REQUEST_TIMEOUT", Duration::from_mins(1)).map_err(from_settings)?;
+        let proxy = settings.proxies().for_http().map_err(|error| setup(error.without_url().to_string()))?;
+        // The proxies are those of the settings, which sockets use too; reqwest is not to look for its own.
+        let http = reqwest::Client::builder().no_proxy();
+        let http = match proxy {
+            Some(proxy) => http.proxy(proxy),
+            None => http,
+        };
+        let http = http
             .tls_backend_preconfigured(tls.as_ref().clone())
             .timeout(timeout)
             .connect_timeout(timeout.min(Duration::from_secs(30)))
@@ -145,6 +153,9 @@ impl Client {
         let policy = retry::Policy {
             max_retries: settings.number("PREFECT_CLIENT_MAX_RETRIES", 5).map_err(from_settings)?,
             extra_codes: extra_codes(settings)?,
+            jitter: settings
+                .number("PREFECT_CLIENT_RETRY_JITTER_FACTOR", retry::JITTER)
+                .map_err(from_settings)?,
         };
         let auth_string = settings.secret("PREFECT_API_AUTH_STRING");
         let api_key = settings.secret("PREFECT_API_KEY");
@@ -153,6 +164,7 @@ impl Client {
                 http,
                 api_url: settings.api_url().clone(),
                 tls,
+                proxies: settings.proxies().clone(),
                 headers: headers(settings, auth_string.as_ref(), api_key.as_ref())?,
                 auth_string,
                 api_key,
@@ -179,6 +191,10 @@ impl Client {
 
     pub(crate) fn tls(&self) -> Arc<rustls::ClientConfig> {
         Arc::clone(&self.shared.tls)
+    }
+
+    pub(crate) fn proxies(&self) -> &Proxies {
+        &self.shared.proxies
     }
 
     pub(crate) fn auth_string(&self) -> Option<&SecretString> {
@@ -247,7 +263,7 @@ impl Client {
                 return self.conclude(call, outcome, retries + 1);
             }
             retries += u32::from(!free);
-            let wait = retry::wait(retries.max(1), pause);
+            let wait = self.shared.policy.wait(retries.max(1), pause);
             tracing::debug!(method = %call.method, path = %call.display_path(), ?wait, retries, "retrying a call");
             tokio::time::sleep(wait).await;
         }

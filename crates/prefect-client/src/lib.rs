@@ -5,6 +5,7 @@ mod api;
 mod csrf;
 mod error;
 mod http;
+mod proxy;
 mod retry;
 pub mod settings;
 pub mod socket;

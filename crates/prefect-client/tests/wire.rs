@@ -271,3 +271,136 @@ async fn events_survive_a_dropped_socket_in_order() {
     assert_eq!(names, ["test.0", "test.1", "test.0", "test.1", "test.2", "test.3", "test.4"]);
     assert_eq!(received[0]["id"], received[2]["id"]);
 }
+
+/// A listener that takes connections and never says anything on those for WebSockets; REST is answered.
+async fn swallowing(script: Script) -> (String, Arc<Mutex<u32>>) {
+    let rest = serve(script).await;
+    let rest = rest.trim_start_matches("http://").trim_end_matches("/api").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    let swallowed = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&swallowed);
+    tokio::spawn(async move {
+        loop {
+            let (mut inbound, _) = listener.accept().await.unwrap();
+            let mut start = [0; 8];
+            inbound.peek(&mut start).await.unwrap();
+            if start.starts_with(b"GET /api") {
+                *count.lock().unwrap() += 1;
+                // Kept open for as long as the test runs.
+                tokio::spawn(async move {
+                    let _kept = inbound;
+                    std::future::pending::<()>().await;
+                });
+                continue;
+            }
+            let mut outbound = tokio::net::TcpStream::connect(&rest).await.unwrap();
+            tokio::spawn(async move {
+                drop(tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await);
+            });
+        }
+    });
+    (url, swallowed)
+}
+
+#[tokio::test]
+async fn events_go_over_rest_and_stay_there_where_sockets_are_swallowed() {
+    let script = Script::default();
+    script.answers.lock().unwrap().extend((0..3).map(|_| (204, vec![], json!(null))));
+    let (url, swallowed) = swallowing(script.clone()).await;
+    let csrf = ("PREFECT_CLIENT_CSRF_SUPPORT_ENABLED", "false");
+    let sender = EventSender::spawn(client(&url, &[csrf]));
+    for number in 0..3 {
+        let resource = Resource::of("flow-run", "x");
+        sender.send(Event::new(format!("test.{number}"), Timestamp::now(), resource)).await;
+        sender.drain(Duration::from_secs(20)).await.unwrap();
+    }
+    let seen = script.seen.lock().unwrap();
+    let sent: Vec<_> = seen.iter().map(|call| call.3[0]["event"].as_str().unwrap()).collect();
+    assert_eq!(sent, ["test.0", "test.1", "test.2"]);
+    assert_eq!(*swallowed.lock().unwrap(), 1, "one time-out is enough to know");
+}
+
+#[tokio::test]
+async fn one_refusal_of_a_socket_is_enough_to_send_events_over_rest() {
+    for status in [403, 404, 502] {
+        let script = Script::default();
+        script.answers.lock().unwrap().extend([(status, vec![], json!({})), (204, vec![], json!(null))]);
+        let csrf = ("PREFECT_CLIENT_CSRF_SUPPORT_ENABLED", "false");
+        let sender = EventSender::spawn(client(&serve(script.clone()).await, &[csrf]));
+        sender.send(Event::new("test", Timestamp::now(), Resource::of("flow-run", "x"))).await;
+        sender.drain(Duration::from_secs(20)).await.unwrap();
+        let seen = script.seen.lock().unwrap();
+        let paths: Vec<_> = seen.iter().map(|call| call.1.as_str()).collect();
+        assert_eq!(paths, ["/api/events/in", "/api/events"], "{status}");
+    }
+}
+
+/// A proxy that opens tunnels for whoever brings the password; the targets asked for, in order.
+async fn tunnels() -> (String, Arc<Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let targets = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut inbound, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(inbound.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            targets.lock().unwrap().push(target.clone());
+            let known = head.to_ascii_lowercase().contains("proxy-authorization: basic dtpw");
+            if !head.starts_with("CONNECT") || !known {
+                let refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+                inbound.write_all(refusal).await.unwrap();
+                continue;
+            }
+            inbound.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut outbound = tokio::net::TcpStream::connect(&target).await.unwrap();
+            tokio::spawn(async move {
+                drop(tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await);
+            });
+        }
+    });
+    (address.to_string(), asked)
+}
+
+#[tokio::test]
+async fn sockets_take_the_way_that_the_proxy_variables_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    tokio::spawn(events_in(listener, Arc::default()));
+    let (proxy, asked) = tunnels().await;
+    for (variable, through) in [(("NO_PROXY", "127.0.0.1"), false), (("NO_PROXY", ""), true)] {
+        let credentials = format!("http://u:p@{proxy}");
+        let variables = [("HTTP_PROXY", credentials.as_str()), variable];
+        let sender = EventSender::spawn(client(&format!("http://{target}/api"), &variables));
+        sender.send(Event::new("test", Timestamp::now(), Resource::of("flow-run", "x"))).await;
+        sender.drain(Duration::from_secs(20)).await.unwrap();
+        assert_eq!(*asked.lock().unwrap() == [target.clone()], through);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_the_tunnel_is_named() {
+    let (proxy, _) = tunnels().await;
+    let refused = client("http://prefect.invalid/api", &[("HTTP_PROXY", &proxy)]);
+    let hello = prefect_api::channel::Hello {
+        consumer_id: uuid::Uuid::now_v7(),
+        worker_name: "w".to_owned(),
+        worker_type: "docker".to_owned(),
+        heartbeat_interval_seconds: 30,
+        supported_channel_versions: vec![],
+        requested_capabilities: vec![],
+        work_queue_names: vec![],
+        create_pool_if_not_found: false,
+        default_base_job_template: serde_json::from_value(json!({})).unwrap(),
+    };
+    let error = prefect_client::socket::Channel::connect(&refused, "pool", hello).await.err().unwrap();
+    assert!(!error.is_transient());
+    assert!(error.to_string().contains(&proxy) && error.to_string().contains("407"), "{error}");
+}

@@ -199,7 +199,7 @@ fn start(program: Program, job: Job) -> Exit {
         Err(error) => return bad_settings(&error),
     };
     let terminal = Terminal::standard_error();
-    terminal.install_tracing(settings.get("PREFECT_LOGGING_LEVEL").unwrap_or("INFO"));
+    terminal.install_tracing(&options.logging);
     let client = match Client::new(&settings) {
         Ok(client) => client,
         Err(error) => return fail(&error, Exit::Config, error.hint()),

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use prefect_client::settings::Logging;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Where people read. Cheap to clone.
@@ -19,13 +20,15 @@ impl Terminal {
     }
 
     /// Log lines of this program to standard error, at `PREFECT_LOGGING_LEVEL`'s or `RUST_LOG`'s level.
-    pub(crate) fn install_tracing(&self, level: &str) {
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_filter(level)));
+    pub(crate) fn install_tracing(&self, logging: &Logging) {
+        // Warnings of libraries, our own lines from the run's level on.
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+            tracing_subscriber::EnvFilter::new(format!("warn,prefect_flow={}", logging.filter()))
+        });
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_target(false)
-            .with_ansi(self.bars.is_some())
+            .with_ansi(self.bars.is_some() && logging.colors)
             .with_writer(self.clone())
             .finish();
         if tracing::subscriber::set_global_default(subscriber).is_err() {
@@ -41,17 +44,6 @@ impl Terminal {
         let bar = bars.add(ProgressBar::new(100)).with_style(style).with_prefix(name.to_owned());
         Some(bar)
     }
-}
-
-/// Warnings of libraries, our own lines from the run's level on.
-fn default_filter(level: &str) -> String {
-    let level = match level.to_ascii_uppercase().as_str() {
-        "DEBUG" => "debug",
-        "WARNING" | "WARN" => "warn",
-        "ERROR" | "CRITICAL" => "error",
-        _ => "info",
-    };
-    format!("warn,prefect_flow={level}")
 }
 
 impl<'a> MakeWriter<'a> for Terminal {

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use prefect_api::work_pool::BaseJobTemplate;
 use prefect_client::Settings;
+use prefect_client::settings::Logging;
 
 use crate::error::Error;
-
-/// No interval is longer, in seconds: a year.
-const LONGEST: f64 = 366.0 * 86_400.0;
 
 /// How a worker works. [`Options::new`] takes the `PREFECT_WORKER_*` settings; the rest is for the caller.
 #[derive(Debug, Clone)]
@@ -39,6 +37,8 @@ pub struct Options {
     pub base_job_template: Option<BaseJobTemplate>,
     /// Create the pool if there is none.
     pub create_pool: bool,
+    /// How lines in the logs of runs are sent.
+    pub logging: Logging,
 }
 
 impl Options {
@@ -47,25 +47,22 @@ impl Options {
     /// # Errors
     /// A setting that is not a number.
     pub fn new(pool: String, name: String, settings: &Settings) -> Result<Self, Error> {
-        let seconds = |setting: &str, default: f64| -> Result<Duration, Error> {
-            let value: f64 = settings.number(setting, default)?;
-            let value = if value.is_nan() { default } else { value };
-            Ok(Duration::from_secs_f64(value.clamp(0.0, LONGEST)))
-        };
+        let seconds = |name: &str, default| settings.seconds(name, Duration::from_secs(default));
         Ok(Self {
             name,
             pool,
             queues: Vec::new(),
-            prefetch: seconds("PREFECT_WORKER_PREFETCH_SECONDS", 10.0)?,
-            query: seconds("PREFECT_WORKER_QUERY_SECONDS", 10.0)?.max(Duration::from_millis(10)),
-            heartbeat: seconds("PREFECT_WORKER_HEARTBEAT_SECONDS", 30.0)?.max(Duration::from_secs(1)),
-            cancellation_poll: seconds("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", 120.0)?
+            prefetch: seconds("PREFECT_WORKER_PREFETCH_SECONDS", 10)?,
+            query: seconds("PREFECT_WORKER_QUERY_SECONDS", 10)?.max(Duration::from_millis(10)),
+            heartbeat: seconds("PREFECT_WORKER_HEARTBEAT_SECONDS", 30)?.max(Duration::from_secs(1)),
+            cancellation_poll: seconds("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", 120)?
                 .max(Duration::from_secs(1)),
             limit: None,
             run_once: false,
             health: None,
             base_job_template: None,
             create_pool: true,
+            logging: Logging::new(settings)?,
         })
     }
 }

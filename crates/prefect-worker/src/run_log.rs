@@ -1,11 +1,13 @@
 //! Lines in the logs of runs. Only lines about a run go to the server; the worker's own go to its stderr.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use prefect_api::id::FlowRunId;
 use prefect_api::record::NewLog;
 use prefect_client::Client;
+use prefect_client::settings::Logging;
 use tokio::sync::mpsc;
 
 use crate::launcher::Notes;
@@ -13,7 +15,8 @@ use crate::launcher::Notes;
 /// Lines that may wait; a worker writes a handful a run.
 const QUEUE: usize = 4096;
 const BATCH: usize = 500;
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two tries.
+const RETRY: Duration = Duration::from_secs(2);
 /// How often a batch is tried; each try has the client's retries within.
 const ATTEMPTS: u32 = 5;
 
@@ -21,18 +24,20 @@ const ATTEMPTS: u32 = 5;
 #[derive(Debug, Clone)]
 pub(crate) struct RunLogs {
     lines: mpsc::Sender<NewLog>,
+    logging: Arc<Logging>,
 }
 
 impl RunLogs {
     /// The way in, and the delivery to be run beside it.
-    pub(crate) fn new(client: Client) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn new(client: Client, logging: Logging) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (lines, receiver) = mpsc::channel(QUEUE);
-        (Self { lines }, deliver(client, receiver))
+        let logging = Arc::new(logging);
+        (Self { lines, logging: Arc::clone(&logging) }, deliver(client, logging, receiver))
     }
 
     /// The log of one run.
     pub(crate) fn of(&self, run: FlowRunId) -> RunLog {
-        RunLog { lines: self.lines.clone(), run }
+        RunLog { lines: self.lines.clone(), logging: Arc::clone(&self.logging), run }
     }
 }
 
@@ -40,6 +45,7 @@ impl RunLogs {
 #[derive(Debug, Clone)]
 pub(crate) struct RunLog {
     lines: mpsc::Sender<NewLog>,
+    logging: Arc<Logging>,
     run: FlowRunId,
 }
 
@@ -60,10 +66,13 @@ impl RunLog {
     }
 
     fn write(&self, level: u8, message: &str) {
+        if !self.logging.reports(level) {
+            return;
+        }
         let line = NewLog {
             name: "prefect.flow_runs.worker".to_owned(),
             level,
-            message: message.replace('\0', ""),
+            message: self.logging.clean(message.to_owned()),
             timestamp: Timestamp::now(),
             flow_run_id: Some(self.run),
             task_run_id: None,
@@ -81,11 +90,11 @@ impl Notes for RunLog {
 }
 
 /// Sends lines in batches until no [`RunLogs`] is left.
-async fn deliver(client: Client, mut lines: mpsc::Receiver<NewLog>) {
-    let mut batch = Vec::new();
+async fn deliver(client: Client, logging: Arc<Logging>, mut lines: mpsc::Receiver<NewLog>) {
+    let mut batch: Vec<NewLog> = Vec::new();
     while lines.recv_many(&mut batch, BATCH).await > 0 {
         // A little patience makes one request of the lines of one submission.
-        let patience = tokio::time::sleep(INTERVAL);
+        let patience = tokio::time::sleep(logging.interval);
         tokio::pin!(patience);
         while batch.len() < BATCH {
             tokio::select! {
@@ -96,20 +105,61 @@ async fn deliver(client: Client, mut lines: mpsc::Receiver<NewLog>) {
                 () = &mut patience => break,
             }
         }
-        send(&client, &batch).await;
+        for part in parts(&batch, logging.batch_bytes) {
+            send(&client, part).await;
+        }
         batch.clear();
     }
+}
+
+/// Parts of a batch whose text has at most so many bytes, but for single lines that are longer.
+fn parts(mut lines: &[NewLog], most_bytes: usize) -> Vec<&[NewLog]> {
+    let mut parts = Vec::new();
+    while !lines.is_empty() {
+        let mut bytes = 0;
+        let fitting = lines.iter().take_while(|line| {
+            bytes += line.message.len();
+            bytes <= most_bytes
+        });
+        let (part, rest) = lines.split_at(fitting.count().max(1));
+        parts.push(part);
+        lines = rest;
+    }
+    parts
 }
 
 async fn send(client: &Client, batch: &[NewLog]) {
     for attempt in 1..=ATTEMPTS {
         match client.send_logs(batch).await {
             Ok(()) => return,
-            Err(error) if error.is_transient() && attempt < ATTEMPTS => tokio::time::sleep(INTERVAL).await,
+            Err(error) if error.is_transient() && attempt < ATTEMPTS => tokio::time::sleep(RETRY).await,
             Err(error) => {
                 tracing::warn!(lines = batch.len(), %error, "log lines did not reach the server");
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_split_by_their_text_and_keep_their_order() {
+        let line = |message: &str| NewLog {
+            name: "prefect.flow_runs.worker".to_owned(),
+            level: 20,
+            message: message.to_owned(),
+            timestamp: Timestamp::UNIX_EPOCH,
+            flow_run_id: None,
+            task_run_id: None,
+        };
+        let lines: Vec<_> = ["aa", "bb", "c", "dddddd", "e"].map(line).into();
+        let parts: Vec<Vec<&str>> = parts(&lines, 4)
+            .into_iter()
+            .map(|part| part.iter().map(|line| line.message.as_str()).collect())
+            .collect();
+        assert_eq!(parts, [vec!["aa", "bb"], vec!["c"], vec!["dddddd"], vec!["e"]]);
     }
 }

@@ -73,7 +73,7 @@ impl Worker {
         warn_about_paused_queues(&client, &options).await;
 
         let mut deliveries = JoinSet::new();
-        let (logs, log_delivery) = RunLogs::new(client.clone());
+        let (logs, log_delivery) = RunLogs::new(client.clone(), options.logging.clone());
         deliveries.spawn(log_delivery);
         let (output, writer) = output::to_stdout();
         deliveries.spawn_blocking(writer);

@@ -1,7 +1,8 @@
 //! Prefect servers of several releases and databases, and proxies before them: worker, container and runtime do
-//! all of their work with each.
+//! all of their work with each. The reference on `SQLite` is the one behind the proxies.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod proxies;
 mod site;
 
 use serde_json::json;
@@ -31,11 +32,6 @@ async fn the_oldest_server_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_server_on_postgresql() {
     serves("oldest-postgres", Release::Oldest, Database::Postgres).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_reference_server_on_sqlite() {
-    serves("reference-sqlite", Release::Reference, Database::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,14 +113,21 @@ impl Site {
         self.worker.log()
     }
 
-    /// All that a run can come to: a run that waits takes the only slot, a second one is turned away, the first
-    /// is cancelled, a third completes with all that the UI shows, and a fourth is killed.
+    /// All that a run can come to: what [`Self::run_without_failures`] does, and a run whose container is killed.
     pub(crate) async fn run_everything(&self) -> Result<()> {
-        let outcome = self.steps().await;
+        self.run_without_failures().await?;
+        let outcome = self.killed().await;
         outcome.with_context(|| format!("the worker says:\n{}", self.worker.log()))
     }
 
-    async fn steps(&self) -> Result<()> {
+    /// A run that waits takes the only slot, a second one is turned away, the first is cancelled, and a third
+    /// completes with all that the UI shows.
+    pub(crate) async fn run_without_failures(&self) -> Result<()> {
+        let outcome = self.cancelled_and_completed().await;
+        outcome.with_context(|| format!("the worker says:\n{}", self.worker.log()))
+    }
+
+    async fn cancelled_and_completed(&self) -> Result<()> {
         let waiting = self.trigger(true).await?;
         self.until_waiting(&waiting).await?;
         let second = self.trigger(false).await?;
@@ -129,7 +136,10 @@ impl Site {
         self.cancel(&waiting).await?;
         let completed = self.trigger(false).await?;
         self.ended(&completed, StateType::Completed).await?;
-        self.shows(&completed).await?;
+        self.shows(&completed).await
+    }
+
+    async fn killed(&self) -> Result<()> {
         let killed = self.trigger(true).await?;
         self.until_waiting(&killed).await?;
         let ids = self.containers(&killed).await?;
@@ -141,7 +151,7 @@ impl Site {
     }
 
     /// Cancels a run as the UI does; its container ends by itself, with 0.
-    pub(crate) async fn cancel(&self, run: &FlowRun) -> Result<()> {
+    async fn cancel(&self, run: &FlowRun) -> Result<()> {
         let cancelling = NewState::new(StateType::Cancelling);
         self.prefect.set_flow_run_state(run.id, &cancelling, false).await?;
         self.ended(run, StateType::Cancelled).await?;
@@ -151,12 +161,12 @@ impl Site {
         Ok(())
     }
 
-    pub(crate) async fn trigger(&self, linger: bool) -> Result<FlowRun> {
+    async fn trigger(&self, linger: bool) -> Result<FlowRun> {
         runs::trigger(&self.prefect, "probe", "main", json!({"linger": linger})).await
     }
 
     /// Waits until the flow of a run is inside its task.
-    pub(crate) async fn until_waiting(&self, run: &FlowRun) -> Result<()> {
+    async fn until_waiting(&self, run: &FlowRun) -> Result<()> {
         let filter = json!({"flow_runs": {"id": {"any_": [run.id]}}});
         let running = async {
             loop {
@@ -174,7 +184,7 @@ impl Site {
         tokio::time::timeout(RUN, running).await.context("the run never reached its task")?
     }
 
-    pub(crate) async fn ended(&self, run: &FlowRun, as_state: StateType) -> Result<FlowRun> {
+    async fn ended(&self, run: &FlowRun, as_state: StateType) -> Result<FlowRun> {
         let ended = runs::wait(&self.prefect, run.id, RUN, |_| {}).await?;
         if ended.state_type != Some(as_state) {
             bail!("not {as_state:?}: {}", runs::explain(&self.prefect, &ended).await);

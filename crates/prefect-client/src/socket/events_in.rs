@@ -2,7 +2,8 @@
 //!
 //! One task owns the socket. The server does not acknowledge events; a pong confirms everything sent before
 //! its ping. What is unconfirmed when a socket breaks is sent again: event ids make that harmless. Where no
-//! socket can be had, or one event makes the server drop it again and again, events go over REST.
+//! socket can be had, or one event makes the server drop it again and again, events go over REST; sockets are
+//! then tried again, ever more rarely, since most things that refuse them do so for good.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,8 +26,13 @@ const PING_AFTER: usize = 500;
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// A ping that is not answered for so long means that the socket is dead.
 const PONG_WITHIN: Duration = Duration::from_secs(30);
-/// Broken sockets in a row, without a confirmation between them, after which REST is tried.
+/// Broken sockets in a row, without a confirmation between them, after which REST is tried. One that cannot even
+/// be opened counts as many: events may wait for a time-out once, not again and again.
 const SOCKET_FAILURES: u32 = 2;
+/// How long REST is kept to after that, at first; each further time twice as long.
+const DETOUR: Duration = Duration::from_secs(30);
+/// No detour is longer.
+const LONGEST_DETOUR: Duration = Duration::from_mins(30);
 /// Events in one REST call.
 const BATCH: usize = 100;
 
@@ -101,6 +107,12 @@ struct Delivery {
     ping: Option<(usize, Instant)>,
     confirmed_at: Instant,
     failures: u32,
+    /// Failures over REST in a row.
+    rest_failures: u32,
+    /// Until when REST is kept to.
+    detour_until: Option<Instant>,
+    /// How long the next detour is.
+    detour: Duration,
     drains: Vec<oneshot::Sender<()>>,
     pending: Arc<AtomicUsize>,
 }
@@ -116,6 +128,9 @@ impl Delivery {
             ping: None,
             confirmed_at: Instant::now(),
             failures: 0,
+            rest_failures: 0,
+            detour_until: None,
+            detour: DETOUR,
             drains: Vec::new(),
         }
     }
@@ -134,20 +149,34 @@ impl Delivery {
                 self.finish_drains();
                 continue;
             }
-            if self.failures >= SOCKET_FAILURES {
+            if self.detour_until.is_some_and(|until| Instant::now() < until) {
                 self.send_over_rest().await;
                 continue;
             }
             if let Err(error) = self.send_over_socket().await {
-                tracing::debug!(%error, "the socket for events ended");
-                self.failures += 1;
-                while let Some(event) = self.sent.pop_back() {
-                    self.waiting.push_front(event);
-                }
-                self.ping = None;
-                tokio::time::sleep(backoff(self.failures - 1)).await;
+                self.recover(&error).await;
             }
         }
+    }
+
+    /// Takes back what is unconfirmed, and decides what is tried next.
+    async fn recover(&mut self, error: &Error) {
+        tracing::debug!(%error, "the socket for events ended");
+        while let Some(event) = self.sent.pop_back() {
+            self.waiting.push_front(event);
+        }
+        self.ping = None;
+        self.failures += 1;
+        if self.failures < SOCKET_FAILURES {
+            tokio::time::sleep(backoff(self.failures - 1)).await;
+            return;
+        }
+        self.failures = 0;
+        self.detour_until = Some(Instant::now() + self.detour);
+        if self.detour == DETOUR {
+            tracing::info!(%error, "events go over REST for a while: the socket for them does not hold");
+        }
+        self.detour = (self.detour * 2).min(LONGEST_DETOUR);
     }
 
     fn take(&mut self, order: Order) {
@@ -178,7 +207,8 @@ impl Delivery {
     /// Sends over one socket until it breaks (an error), or all is confirmed and a drain was asked for, or
     /// nobody can send any more.
     async fn send_over_socket(&mut self) -> Result<(), Error> {
-        let mut socket = Socket::connect(&self.client, &["events", "in"], self.client.auth_string()).await?;
+        let socket = Socket::connect(&self.client, &["events", "in"], self.client.auth_string()).await;
+        let mut socket = socket.inspect_err(|_| self.failures = SOCKET_FAILURES)?;
         self.confirmed_at = Instant::now();
         let mut open = true;
         loop {
@@ -230,6 +260,7 @@ impl Delivery {
             self.settle(count);
             self.confirmed_at = Instant::now();
             self.failures = 0;
+            self.detour = DETOUR;
         }
     }
 
@@ -245,8 +276,10 @@ impl Delivery {
             Err(error) if error.is_transient() => {
                 tracing::debug!(%error, "events could not be sent over REST");
                 self.restore(batch);
-                tokio::time::sleep(backoff(self.failures)).await;
-                self.failures = 0;
+                self.rest_failures += 1;
+                tokio::time::sleep(backoff(self.rest_failures)).await;
+                // The server is away rather than its sockets blocked.
+                (self.detour_until, self.detour) = (None, DETOUR);
                 return;
             }
             Err(_) => batch,
@@ -264,8 +297,7 @@ impl Delivery {
             }
             self.settle(1);
         }
-        // The next ones may try a socket again.
-        self.failures = if self.waiting.is_empty() { 0 } else { self.failures };
+        self.rest_failures = 0;
     }
 
     fn restore(&mut self, events: impl IntoIterator<Item = Event, IntoIter: DoubleEndedIterator>) {

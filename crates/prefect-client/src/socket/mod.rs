@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 use crate::http::Client;
+use crate::proxy::ConnectError;
 
 /// How long connecting and authenticating may take together.
 const SETUP: Duration = Duration::from_secs(10);
@@ -75,7 +76,8 @@ pub(crate) enum Incoming {
 /// An authenticated socket.
 pub(crate) struct Socket {
     path: String,
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    // TLS to the server within TLS to the proxy, each where there is one.
+    stream: WebSocketStream<MaybeTlsStream<MaybeTlsStream<TcpStream>>>,
 }
 
 impl Socket {
@@ -90,10 +92,13 @@ impl Socket {
         let setup = async {
             let request = request(client, segments)
                 .map_err(|error| Error::Refused { path: path.clone(), reason: error.to_string() })?;
+            let stream = client.proxies().connect(client.api_url(), client.tls()).await;
+            let stream = stream.map_err(|error| no_way(&path, &error))?;
             let connector = Connector::Rustls(client.tls());
-            let connected =
-                tokio_tungstenite::connect_async_tls_with_config(request, None, true, Some(connector)).await;
-            let (stream, _) = connected.map_err(|error| refusal(&path, &error))?;
+            let connecting =
+                tokio_tungstenite::client_async_tls_with_config(request, stream, None, Some(connector));
+            // On the heap: two handshakes within each other are large.
+            let (stream, _) = Box::pin(connecting).await.map_err(|error| refusal(&path, &error))?;
             let mut socket = Self { path: path.clone(), stream };
             let token = token.map(ExposeSecret::expose_secret);
             socket.send(&json!({"type": "auth", "token": token})).await?;
@@ -170,6 +175,14 @@ impl Socket {
             1002 | 1008 => Error::Refused { path: self.path.clone(), reason },
             _ => Error::Lost { path: self.path.clone(), reason },
         }
+    }
+}
+
+fn no_way(path: &str, error: &ConnectError) -> Error {
+    let (path, reason) = (path.to_owned(), error.to_string());
+    match error {
+        ConnectError::Refused { status: 400..500, .. } => Error::Refused { path, reason },
+        ConnectError::Refused { .. } | ConnectError::Io(_) => Error::Lost { path, reason },
     }
 }
 

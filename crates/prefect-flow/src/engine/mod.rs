@@ -80,11 +80,11 @@ impl Engine {
         let closing = CancellationToken::new();
         let hurried = CancellationToken::new();
         let patience = Arc::new(Patience::new(options.report_deadline, hurried.clone()));
-        let logs = LogSink::new(options.log_level, options.logs_to_api);
+        let logs = LogSink::new(options.logging.clone());
         let mut background = JoinSet::new();
-        let (sink, log_client, every) = (logs.clone(), client.clone(), options.log_interval);
+        let (sink, log_client) = (logs.clone(), client.clone());
         let logs_closing = closing.clone();
-        background.spawn(async move { sink.deliver(&log_client, every, &logs_closing).await });
+        background.spawn(async move { sink.deliver(&log_client, &logs_closing).await });
         let watch = CancelWatch::new(client.clone(), options.poll_interval);
         let watching = watch.clone();
         background.spawn(async move { watching.run().await });

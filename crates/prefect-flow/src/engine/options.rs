@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use prefect_client::{Settings, settings};
-
-use crate::report::Level;
+use prefect_client::Settings;
+use prefect_client::settings::{self, Logging};
 
 /// Times and switches of the engine.
 #[derive(Debug, Clone)]
@@ -26,14 +25,10 @@ pub(crate) struct Options {
     pub(crate) close_deadline: Duration,
     /// Time between heartbeats: `PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180, at least 30.
     pub(crate) heartbeat: Duration,
-    /// Time between batches of log lines: `PREFECT_LOGGING_TO_API_BATCH_INTERVAL`, 2.
-    pub(crate) log_interval: Duration,
     /// Time between looks at the run while no events arrive.
     pub(crate) poll_interval: Duration,
-    /// The lowest level that is reported: `PREFECT_LOGGING_LEVEL`, INFO.
-    pub(crate) log_level: Level,
-    /// Whether log lines go to the server: `PREFECT_LOGGING_TO_API_ENABLED`, true.
-    pub(crate) logs_to_api: bool,
+    /// What is logged and how it is sent: `PREFECT_LOGGING_*`.
+    pub(crate) logging: Logging,
 }
 
 impl Default for Options {
@@ -46,10 +41,8 @@ impl Default for Options {
             last_words: Duration::from_secs(5),
             close_deadline: Duration::from_mins(1),
             heartbeat: Duration::from_mins(3),
-            log_interval: Duration::from_secs(2),
             poll_interval: Duration::from_secs(10),
-            log_level: Level::Info,
-            logs_to_api: true,
+            logging: Logging::default(),
         }
     }
 }
@@ -58,15 +51,8 @@ impl Options {
     /// The options that the settings say.
     pub(crate) fn from_settings(settings: &Settings) -> Result<Self, settings::Error> {
         let default = Self::default();
-        let seconds = |name: &str, default: Duration| {
-            let seconds: f64 = settings.number(name, default.as_secs_f64())?;
-            Duration::try_from_secs_f64(seconds).map_err(|error| settings::Error::Invalid {
-                name: name.to_owned(),
-                problem: format!("{seconds} is no length of time: {error}"),
-            })
-        };
+        let seconds = |name: &str, default: Duration| settings.seconds(name, default);
         let heartbeat = seconds("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", default.heartbeat)?;
-        let log_interval = seconds("PREFECT_LOGGING_TO_API_BATCH_INTERVAL", default.log_interval)?;
         Ok(Self {
             report_deadline: seconds("PREFECT_FLOW_RUN_REPORT_SECONDS", default.report_deadline)?,
             cancel_grace: seconds("PREFECT_FLOW_RUN_CANCEL_GRACE_SECONDS", default.cancel_grace)?,
@@ -75,10 +61,8 @@ impl Options {
             hook_limit: seconds("PREFECT_FLOW_RUN_HOOK_SECONDS", default.hook_limit)?,
             last_words: default.last_words,
             heartbeat: heartbeat.max(Duration::from_secs(30)),
-            log_interval: log_interval.max(Duration::from_millis(100)),
             poll_interval: default.poll_interval,
-            log_level: Level::parse(settings.get("PREFECT_LOGGING_LEVEL").unwrap_or("INFO")),
-            logs_to_api: settings.flag("PREFECT_LOGGING_TO_API_ENABLED", true)?,
+            logging: Logging::new(settings)?,
         })
     }
 }

@@ -8,14 +8,11 @@ use jiff::Timestamp;
 use prefect_api::id::{FlowRunId, TaskRunId};
 use prefect_api::record::NewLog;
 use prefect_client::Client;
+use prefect_client::settings::Logging;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Longest line (contract §3.5).
-const LINE_LIMIT: usize = 1_000_000;
-/// Largest batch, in bytes of text. A line costs up to twice its length in JSON.
-const BATCH_BYTES: usize = 1_000_000;
 /// Most lines in a batch.
 const BATCH_LINES: usize = 1_000;
 /// Text that may wait for a server that is away.
@@ -30,18 +27,6 @@ pub(crate) enum Level {
     Info = 20,
     Warning = 30,
     Error = 40,
-}
-
-impl Level {
-    /// The level of Prefect's name for it.
-    pub(crate) fn parse(name: &str) -> Self {
-        match name.to_ascii_uppercase().as_str() {
-            "DEBUG" | "NOTSET" => Self::Debug,
-            "WARNING" | "WARN" => Self::Warning,
-            "ERROR" | "CRITICAL" => Self::Error,
-            _ => Self::Info,
-        }
-    }
 }
 
 /// Whose line it is.
@@ -61,8 +46,7 @@ pub(crate) struct LogSink {
 
 #[derive(Debug)]
 struct Shared {
-    level: Level,
-    to_api: bool,
+    logging: Logging,
     buffer: Mutex<Buffer>,
     /// There are enough lines for a batch.
     full: Notify,
@@ -97,12 +81,12 @@ impl Buffer {
     }
 
     /// The next batch, oldest lines first. If lines were lost, the first one says so.
-    fn batch(&mut self) -> Vec<NewLog> {
+    fn batch(&mut self, most_bytes: usize) -> Vec<NewLog> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(line) = self.lines.front() {
             let cost = Self::cost(line);
-            if batch.len() == BATCH_LINES || (bytes + cost > BATCH_BYTES && !batch.is_empty()) {
+            if batch.len() == BATCH_LINES || (bytes + cost > most_bytes && !batch.is_empty()) {
                 break;
             }
             bytes += cost;
@@ -130,10 +114,9 @@ impl Buffer {
 }
 
 impl LogSink {
-    pub(crate) fn new(level: Level, to_api: bool) -> Self {
+    pub(crate) fn new(logging: Logging) -> Self {
         let shared = Shared {
-            level,
-            to_api,
+            logging,
             buffer: Mutex::default(),
             full: Notify::new(),
             sending: tokio::sync::Mutex::default(),
@@ -150,28 +133,30 @@ impl LogSink {
             Level::Warning => tracing::warn!(run = name, "{message}"),
             Level::Error => tracing::error!(run = name, "{message}"),
         }
-        if !self.shared.to_api || level < self.shared.level {
+        let logging = &self.shared.logging;
+        if !logging.reports(level as u8) {
             return;
         }
         let logger = if origin.task_run.is_some() { "prefect.task_runs" } else { "prefect.flow_runs" };
         let line = NewLog {
             name: logger.to_owned(),
             level: level as u8,
-            message: clean(message),
+            message: logging.clean(message),
             timestamp: Timestamp::now(),
             flow_run_id: Some(origin.flow_run),
             task_run_id: origin.task_run,
         };
         let mut buffer = self.buffer();
         buffer.push(line);
-        if buffer.lines.len() >= BATCH_LINES || buffer.bytes >= BATCH_BYTES {
+        if buffer.lines.len() >= BATCH_LINES || buffer.bytes >= logging.batch_bytes {
             self.shared.full.notify_one();
         }
     }
 
     /// Sends batches until `closing` fires. A batch on its way is not given up then: sent again, its lines would
     /// be there twice.
-    pub(crate) async fn deliver(&self, client: &Client, every: Duration, closing: &CancellationToken) {
+    pub(crate) async fn deliver(&self, client: &Client, closing: &CancellationToken) {
+        let every = self.shared.logging.interval;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
@@ -203,7 +188,7 @@ impl LogSink {
     async fn send_all(&self, client: &Client) -> bool {
         let _one_at_a_time = self.shared.sending.lock().await;
         loop {
-            let mut sending = Sending { sink: self, batch: self.buffer().batch() };
+            let mut sending = Sending { sink: self, batch: self.next_batch() };
             if sending.batch.is_empty() {
                 return true;
             }
@@ -219,6 +204,10 @@ impl LogSink {
                 }
             }
         }
+    }
+
+    fn next_batch(&self) -> Vec<NewLog> {
+        self.buffer().batch(self.shared.logging.batch_bytes)
     }
 
     fn buffer(&self) -> std::sync::MutexGuard<'_, Buffer> {
@@ -241,19 +230,6 @@ impl Drop for Sending<'_> {
     }
 }
 
-/// A message as the server takes it: without NUL, not too long.
-fn clean(mut message: String) -> String {
-    const MARK: &str = "... [truncated]";
-    if message.contains('\0') {
-        message = message.replace('\0', "");
-    }
-    if message.len() > LINE_LIMIT {
-        message.truncate(message.floor_char_boundary(LINE_LIMIT - MARK.len()));
-        message.push_str(MARK);
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,12 +248,12 @@ mod tests {
     #[test]
     fn a_full_buffer_drops_its_oldest_lines_and_says_so() {
         let mut buffer = Buffer::default();
-        let text = "x".repeat(LINE_LIMIT);
+        let text = "x".repeat(1_000_000);
         for number in 0..10 {
             buffer.push(line(&format!("{number}{text}")));
         }
         assert!(buffer.bytes <= BUFFER_BYTES);
-        let batch = buffer.batch();
+        let batch = buffer.batch(1_000_000);
         assert_eq!(batch[0].message, "3 log line(s) before this one were dropped");
         assert!(batch[1].message.starts_with('3'));
     }
@@ -288,19 +264,12 @@ mod tests {
         for number in 0..=BATCH_LINES {
             buffer.push(line(&number.to_string()));
         }
-        let batch = buffer.batch();
+        let batch = buffer.batch(1_000_000);
         assert_eq!(batch.len(), BATCH_LINES);
         buffer.restore(batch);
-        assert_eq!(buffer.batch()[0].message, "0");
-        assert_eq!(buffer.batch()[0].message, BATCH_LINES.to_string());
-        assert!(buffer.batch().is_empty());
+        assert_eq!(buffer.batch(1_000_000)[0].message, "0");
+        assert_eq!(buffer.batch(1_000_000)[0].message, BATCH_LINES.to_string());
+        assert!(buffer.batch(1_000_000).is_empty());
         assert_eq!(buffer.bytes, 0);
-    }
-
-    #[test]
-    fn messages_are_made_acceptable() {
-        assert_eq!(clean("a\0b".to_owned()), "ab");
-        let long = clean("é".repeat(LINE_LIMIT));
-        assert!(long.len() <= LINE_LIMIT && long.ends_with("[truncated]"));
     }
 }

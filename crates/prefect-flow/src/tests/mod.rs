@@ -69,7 +69,8 @@ impl Bench {
         ]);
         let nowhere = PathBuf::from("/nonexistent");
         let settings = Settings::resolve(&Inputs { environment, directory: nowhere }).unwrap();
-        let mut options = Options { log_interval: Duration::from_hours(1), ..Options::default() };
+        let mut options = Options::default();
+        options.logging.interval = Duration::from_hours(1);
         change(&mut options);
         let client = Client::new(&settings).unwrap();
         let engine = Engine::start(client, options, Terminal::default(), &Program::new("test", "1.0"));

@@ -269,7 +269,7 @@ async fn secrets_and_variables_are_read_and_their_faults_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_is_on_its_way_at_the_end_is_not_sent_twice() {
-    let bench = Bench::with(|options| options.log_interval = Duration::from_millis(1)).await;
+    let bench = Bench::with(|options| options.logging.interval = Duration::from_millis(1)).await;
     bench.fake.lock().held.push("/logs/".to_owned());
     let fake = bench.fake.clone();
     let flow = greet(move |_, _| {

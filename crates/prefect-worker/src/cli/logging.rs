@@ -3,17 +3,14 @@
 use std::io::IsTerminal as _;
 
 use prefect_client::Settings;
+use prefect_client::settings::{Error, Logging};
 use tracing_subscriber::EnvFilter;
 
 /// Diagnostics go to stderr: stdout belongs to the output of the containers.
-pub(super) fn start(settings: &Settings) {
-    let level = settings.get("PREFECT_LOGGING_LEVEL").unwrap_or("INFO").to_ascii_lowercase();
-    let level = match level.as_str() {
-        "warning" => "warn",
-        "critical" => "error",
-        "notset" => "trace",
-        other => other,
-    };
+pub(super) fn start(settings: &Settings) -> Result<(), Error> {
+    let logging = Logging::new(settings)?;
+    let debug = settings.flag("PREFECT_WORKER_DEBUG_MODE", false)?;
+    let level = if debug { "debug" } else { logging.filter() };
     let filter =
         EnvFilter::builder().with_default_directive(tracing::level_filters::LevelFilter::INFO.into());
     let filter = filter.parse_lossy(
@@ -21,11 +18,12 @@ pub(super) fn start(settings: &Settings) {
             .unwrap_or_else(|_| format!("warn,prefect_worker={level},prefect_client={level}")),
     );
     let installed = tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && logging.colors)
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .try_init();
     if installed.is_err() {
         tracing::debug!("logging was set up before");
     }
+    Ok(())
 }

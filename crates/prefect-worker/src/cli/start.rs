@@ -75,7 +75,7 @@ fn worker_name(name: &str) -> Result<String, String> {
 }
 pub(super) async fn run(start: Start) -> Result<(), Error> {
     let settings = Settings::from_env()?;
-    logging::start(&settings);
+    logging::start(&settings)?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(signals::watch(stop.clone()));
 
