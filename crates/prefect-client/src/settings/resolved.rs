@@ -40,12 +40,18 @@ pub struct Inputs {
 impl Settings {
     /// The settings of this process.
     pub fn from_env() -> Result<Self, Error> {
-        Self::resolve(&Inputs {
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-            directory: PathBuf::from("."),
-        })
+        Self::from_env_and_profile(None)
+    }
+
+    /// The settings of this process, with a profile that the command line names.
+    pub fn from_env_and_profile(profile: Option<&str>) -> Result<Self, Error> {
+        let mut environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        if let Some(profile) = profile {
+            environment.insert("PREFECT_PROFILE".to_owned(), profile.to_owned());
+        }
+        Self::resolve(&Inputs { environment, directory: PathBuf::from(".") })
     }
 
     /// The settings of these inputs.

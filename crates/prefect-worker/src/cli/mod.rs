@@ -18,6 +18,15 @@ use crate::error::{Error, chain};
 #[derive(Debug, Parser)]
 #[command(name = "prefect-worker", version)]
 struct Cli {
+    /// The profile of `profiles.toml` whose settings count.
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Accepted and without effect: nothing is ever asked.
+    #[arg(long, global = true, hide = true, overrides_with = "no_prompt")]
+    prompt: bool,
+    /// Accepted and without effect: nothing is ever asked.
+    #[arg(long, global = true, hide = true, overrides_with = "prompt")]
+    no_prompt: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,7 +55,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(run(cli.command)) {
+    let code = match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&chain(&error), error.hint());
@@ -58,20 +67,24 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     code
 }
 
-async fn run(command: Command) -> Result<(), Error> {
-    match command {
-        Command::Start(start) => start::run(*start).await,
+async fn run(cli: Cli) -> Result<(), Error> {
+    match cli.command {
+        Command::Start(start) => start::run(*start, cli.profile.as_deref()).await,
     }
 }
 
-/// `prefect worker start` is `prefect-worker start`.
+/// `prefect worker start` is `prefect-worker start`, also with the options that stand before `worker`.
 fn normalised(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called_prefect = arguments
         .first()
         .and_then(|program| Path::new(program).file_name())
         .is_some_and(|name| name == "prefect");
-    if called_prefect && arguments.get(1).is_some_and(|argument| argument == "worker") {
-        arguments.remove(1);
+    let mut position = 1;
+    while let Some(option) = arguments.get(position).filter(|word| word.to_string_lossy().starts_with('-')) {
+        position += if option == "--profile" { 2 } else { 1 };
+    }
+    if called_prefect && arguments.get(position).is_some_and(|argument| argument == "worker") {
+        arguments.remove(position);
     }
     arguments
 }
@@ -112,6 +125,21 @@ mod tests {
             assert_eq!(start.work_queues, ["a", "b"]);
             assert_eq!((start.limit.map(NonZeroUsize::get), start.prefetch_seconds), (Some(3), Some(5)));
             assert!(start.run_once && start.with_healthcheck && start.no_create_pool_if_not_found);
+        }
+    }
+
+    #[test]
+    fn options_of_a_session_stand_anywhere() {
+        for line in [
+            "prefect --profile site --no-prompt worker start -p p",
+            "prefect --profile=site worker start -p p --no-run-once --no-with-healthcheck --empty-work-queue",
+            "prefect-worker start -p p --profile site --prompt",
+        ] {
+            let arguments = line.split(' ').map(OsString::from).collect();
+            let cli = Cli::try_parse_from(normalised(arguments)).unwrap();
+            assert_eq!(cli.profile.as_deref(), Some("site"), "{line}");
+            let Command::Start(start) = cli.command;
+            assert!(!start.run_once && !start.with_healthcheck && start.work_queues.is_empty());
         }
     }
 

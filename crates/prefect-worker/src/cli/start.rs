@@ -31,6 +31,9 @@ pub(super) struct Start {
     /// A work queue to serve (repeatable); none means all.
     #[arg(short = 'q', long = "work-queue", value_name = "QUEUE")]
     pub(super) work_queues: Vec<String>,
+    /// Serve all queues; the default.
+    #[arg(long, hide = true, conflicts_with = "work_queues")]
+    pub(super) empty_work_queue: bool,
     /// Type of the worker; by default the pool's.
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     pub(super) kind: Option<String>,
@@ -38,14 +41,20 @@ pub(super) struct Start {
     #[arg(long, value_name = "SECONDS")]
     pub(super) prefetch_seconds: Option<u64>,
     /// Poll once, wait for the runs of that poll, end.
-    #[arg(long)]
+    #[arg(long, overrides_with = "no_run_once")]
     pub(super) run_once: bool,
+    /// Go on polling; the default.
+    #[arg(long, hide = true, overrides_with = "run_once")]
+    pub(super) no_run_once: bool,
     /// The most runs at a time.
     #[arg(short, long, value_name = "RUNS")]
     pub(super) limit: Option<NonZeroUsize>,
     /// Tell health at /health, by default on port 8080 (`PREFECT_WORKER_WEBSERVER_HOST`, `…_PORT`).
-    #[arg(long)]
+    #[arg(long, overrides_with = "no_with_healthcheck")]
     pub(super) with_healthcheck: bool,
+    /// Do not tell health; the default.
+    #[arg(long, hide = true, overrides_with = "with_healthcheck")]
+    pub(super) no_with_healthcheck: bool,
     /// Accepted and without effect: this worker has nothing to install.
     #[arg(long, value_enum, default_value_t = InstallPolicy::Prompt)]
     pub(super) install_policy: InstallPolicy,
@@ -73,8 +82,8 @@ fn worker_name(name: &str) -> Result<String, String> {
     }
     Ok(name.to_owned())
 }
-pub(super) async fn run(start: Start) -> Result<(), Error> {
-    let settings = Settings::from_env()?;
+pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error> {
+    let settings = Settings::from_env_and_profile(profile)?;
     logging::start(&settings)?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(signals::watch(stop.clone()));
