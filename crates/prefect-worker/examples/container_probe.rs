@@ -1,11 +1,14 @@
-//! What runs inside the containers of the launcher's tests: a static program of the standard library alone.
+//! What the launchers' tests launch: a static program without needs.
 //!
-//! `container_probe exit N`, `sleep SECONDS`, `print TEXT…`, `env`, `cat FILE…`, `facts`.
+//! `container_probe exit N`, `sleep SECONDS`, `print TEXT…`, `env`, `cat FILE…`, `facts`, `lines N`,
+//! `memory MIB`; `polite` ends with 5 at SIGTERM, `stubborn` does not end, and both say `ready` first.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is its job")]
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +20,13 @@ fn main() -> ExitCode {
         ["env"] => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["cat", files @ ..] => files.iter().for_each(|file| println!("{file}: {}", read(file))),
         ["facts"] => facts(),
+        ["lines", count] => lines(count.parse().unwrap_or(0)),
+        ["memory", mebibytes] => {
+            let bytes = vec![1_u8; mebibytes.parse::<usize>().unwrap_or(1) << 20];
+            println!("{}", bytes.iter().map(|byte| usize::from(*byte)).sum::<usize>());
+        }
+        ["polite"] => return answer_signals(true),
+        ["stubborn"] => return answer_signals(false),
         other => {
             eprintln!("unknown request: {other:?}");
             return ExitCode::from(98);
@@ -60,4 +70,32 @@ fn facts() {
     let written = std::fs::write("/written", "x").map_err(|error| error.kind());
     println!("root writable {}", written.is_ok());
     println!("device {}", std::path::Path::new("/dev/fuse").exists());
+}
+
+/// Numbered lines, every other one on stderr.
+fn lines(count: u32) {
+    for number in 0..count {
+        if number % 2 == 0 {
+            println!("line {number:06} {}", "-".repeat(80));
+        } else {
+            eprintln!("line {number:06} {}", "-".repeat(80));
+        }
+    }
+}
+
+fn answer_signals(polite: bool) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return ExitCode::from(97);
+    };
+    runtime.block_on(async {
+        let Ok(mut requests) = signal(SignalKind::terminate()) else { return ExitCode::from(97) };
+        println!("ready");
+        loop {
+            requests.recv().await;
+            println!("asked to end");
+            if polite {
+                return ExitCode::from(5);
+            }
+        }
+    })
 }

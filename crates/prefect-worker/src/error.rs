@@ -38,7 +38,9 @@ pub enum Error {
         actual: String,
     },
     /// There is no launcher for pools of this type.
-    #[error("serve a work pool of type {kind:?}: this worker serves pools of type \"docker\"")]
+    #[error(
+        "serve a work pool of type {kind:?}: this worker serves pools of types \"docker\" and \"process\""
+    )]
     UnsupportedType {
         /// The type.
         kind: String,
@@ -107,10 +109,10 @@ impl Error {
                  mount /var/run/docker.sock or set DOCKER_HOST",
             ),
             Self::UnknownPool { .. } => Some(
-                "check --pool and PREFECT_API_URL; with --type docker, and unless --no-create-pool-if-not-found, the pool is created",
+                "check --pool and PREFECT_API_URL; with --type docker or --type process, and unless --no-create-pool-if-not-found, the pool is created",
             ),
             Self::PoolType { .. } | Self::UnsupportedType { .. } => {
-                Some("choose a pool of type docker, or start the worker that serves this type")
+                Some("choose a pool of type docker or process, or start the worker that serves this type")
             }
             Self::Template { .. } => Some(
                 "declare every placeholder of job_configuration in variables.properties, or correct its name",

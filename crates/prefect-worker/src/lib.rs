@@ -27,6 +27,6 @@ mod tests;
 mod worker;
 
 pub use error::Error;
-pub use launcher::{DockerLauncher, Launcher};
+pub use launcher::{DockerLauncher, Launcher, ProcessLauncher};
 pub use options::Options;
 pub use worker::Worker;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, chain};
+use crate::launcher::process::supervisor;
 
 /// Runs the flow runs of a Prefect work pool, each in a container of its own.
 #[derive(Debug, Parser)]
@@ -39,6 +40,10 @@ enum Command {
 
 /// Runs the command line and gives the exit code: 0 ok, 1 failure, 2 usage, 64 configuration, 69 unavailable.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    // Processes of the process launcher: not for people, and started once per run.
+    if let Some(code) = supervisor::main(&arguments) {
+        return code;
+    }
     let cli = match Cli::try_parse_from(normalised(arguments)) {
         Ok(cli) => cli,
         Err(error) => {

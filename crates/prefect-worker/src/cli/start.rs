@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{logging, signals};
 use crate::error::Error;
-use crate::launcher::{DockerLauncher, Launcher};
+use crate::launcher::{DockerLauncher, Launcher, ProcessLauncher};
 use crate::options::Options;
 use crate::worker::Worker;
 
@@ -142,8 +142,10 @@ async fn choose_launcher(client: &Client, start: &Start) -> Result<Arc<dyn Launc
         (None, Some(pool)) => pool.kind.clone(),
         (None, None) => return Err(Error::UnknownPool { name: start.pool.clone() }),
     };
+    let environment = |name: &str| std::env::var(name).ok();
     match kind.as_str() {
-        "docker" => Ok(Arc::new(DockerLauncher::connect(&|name| std::env::var(name).ok()).await?)),
+        "docker" => Ok(Arc::new(DockerLauncher::connect(&environment).await?)),
+        "process" => Ok(Arc::new(ProcessLauncher::open(&environment)?)),
         _ => Err(Error::UnsupportedType { kind }),
     }
 }

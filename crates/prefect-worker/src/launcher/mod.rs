@@ -8,8 +8,10 @@
 //! [`list`](Launcher::list) what is there and take over.
 
 mod attempt;
+mod command;
 pub(crate) mod docker;
 mod fields;
+pub(crate) mod process;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +26,7 @@ use tokio::sync::mpsc;
 
 pub use attempt::{Attempt, Treatment};
 pub use docker::DockerLauncher;
+pub use process::ProcessLauncher;
 
 /// What is to run for one flow run.
 #[derive(Clone)]
@@ -196,7 +199,7 @@ pub enum LaunchError {
         seconds: u64,
     },
     /// The infrastructure does not exist (any more).
-    #[error("find the container {id}: the engine has none of this id")]
+    #[error("find the infrastructure {id}: there is none of this id")]
     NotFound {
         /// The launcher's id of it.
         id: String,

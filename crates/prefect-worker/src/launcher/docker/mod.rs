@@ -1,6 +1,5 @@
 //! Containers on a Docker engine, through its socket.
 
-mod command;
 mod config;
 mod container;
 mod engine;
@@ -26,6 +25,7 @@ use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::command;
 use super::{Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase};
 use crate::redact;
 use config::DockerConfig;

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::super::LaunchError;
-use super::super::fields::{texts, wrong};
+use super::LaunchError;
+use super::fields::{texts, wrong};
 
 /// Splits text as a shell would; a list is taken as it is.
 pub(super) fn words(name: &str, value: Value) -> Result<Vec<String>, LaunchError> {
