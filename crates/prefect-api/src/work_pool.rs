@@ -115,6 +115,22 @@ pub struct WorkQueue {
     pub work_pool_name: Option<String>,
 }
 
+/// A worker as the server knows it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct WorkerRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was last heard.
+    #[serde(default)]
+    pub last_heartbeat_time: Option<jiff::Timestamp>,
+    /// Seconds between its heartbeats.
+    #[serde(default)]
+    pub heartbeat_interval_seconds: Option<i64>,
+    /// `ONLINE` or `OFFLINE`.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
 /// What may be set in a queue.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct WorkQueueSettings {

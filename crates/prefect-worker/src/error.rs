@@ -99,6 +99,11 @@ impl Error {
         }
     }
 
+    /// Whether the server is only away: it may come back while we wait.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_transient())
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

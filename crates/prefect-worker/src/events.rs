@@ -67,7 +67,7 @@ impl Emitter {
             .await
     }
 
-    pub(crate) async fn executed(&self, subject: &Subject, pid: &str, code: i64, submitted: EventId) {
+    pub(crate) async fn executed(&self, subject: &Subject, pid: &str, code: i64, submitted: Option<EventId>) {
         let mut related = subject.related.clone();
         for resource in &mut related {
             if resource.get("prefect.resource.role") == Some("flow-run") {
@@ -77,7 +77,7 @@ impl Emitter {
                     .with("prefect.infrastructure.status-code", code.to_string());
             }
         }
-        self.emit("prefect.worker.executed-flow-run", self.worker.clone(), related, Some(submitted)).await;
+        self.emit("prefect.worker.executed-flow-run", self.worker.clone(), related, submitted).await;
     }
 
     /// The container's status changed: `created`, `running`, `exited`.

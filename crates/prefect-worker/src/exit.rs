@@ -1,9 +1,11 @@
 //! What the end of infrastructure means for its run.
 
 use prefect_api::flow_run::FlowRun;
-use prefect_api::state::{NewState, StateType};
+use prefect_api::state::StateType;
+use uuid::Uuid;
 
-use crate::launcher::Outcome;
+use crate::launcher::{Memory, Outcome};
+use crate::unit::entered_by;
 
 /// What the worker has to tell the server about a run whose infrastructure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,22 +21,24 @@ pub(crate) enum Verdict {
     },
     /// Somebody wanted the run cancelled, and now it is.
     Cancelled,
+    /// The program did what it was to do, and could not say so itself.
+    Completed,
 }
 
 /// What makes a run ours: others may have taken it since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'a> {
-    /// The states that we proposed for it.
-    pub(crate) proposals: &'a [NewState],
+    /// Transition ids of the states that we proposed for it.
+    pub(crate) proposals: &'a [Uuid],
     /// Its infrastructure, as we told the server.
     pub(crate) infrastructure_pid: &'a str,
+    /// The program does not report itself: its exit code says how it went.
+    pub(crate) report_exit_state: bool,
 }
 
-/// Whether the run still is where we put it. The answers to our proposals may have been lost, hence the
-/// states are known by their proposals.
-pub(crate) fn untouched(run: &FlowRun, proposals: &[NewState]) -> bool {
-    run.state_type == Some(StateType::Pending)
-        && run.state.as_ref().is_none_or(|state| proposals.iter().any(|proposal| state.entered_by(proposal)))
+/// Whether the run still is where we put it.
+pub(crate) fn untouched(run: &FlowRun, proposals: &[Uuid]) -> bool {
+    run.state_type == Some(StateType::Pending) && (run.state.is_none() || entered_by(run, proposals))
 }
 
 /// Judges the end of infrastructure by what the server says about the run.
@@ -60,6 +64,7 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
     }
     match outcome {
         Outcome::Exited { code: 0, .. } if still_in(StateType::Scheduled) => Verdict::Settled,
+        Outcome::Exited { code: 0, .. } if claim.report_exit_state => Verdict::Completed,
         Outcome::Exited { code: 0, .. } => Verdict::Crashed {
             message: format!(
                 "Flow run infrastructure exited with status code 0, but the run was still {}: \
@@ -71,10 +76,11 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
                  the process can reach the Prefect API.",
             ),
         },
-        Outcome::Exited { code, out_of_memory, error, .. } => {
+        Outcome::Exited { code, out_of_memory, error, memory } => {
             let (explanation, advice) = explain(if *out_of_memory { 137 } else { *code });
             let mut message =
                 format!("Flow run infrastructure exited with non-zero status code {code}. {explanation}");
+            message.push_str(&detail(*code, *out_of_memory, *memory));
             if let Some(error) = error {
                 message.push_str(" The container engine says: ");
                 message.push_str(error);
@@ -85,6 +91,65 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
             message: "Flow run infrastructure disappeared before its exit was seen.".to_owned(),
             advice: Some("Somebody or something removed the container while it was running."),
         },
+    }
+}
+
+/// What is known beyond the words of the contract: the signal, and how much memory there was.
+fn detail(code: i64, out_of_memory: bool, memory: Memory) -> String {
+    let amount = |bytes: Option<u64>| bytes.map(|bytes| format!("{} MiB", bytes.div_ceil(1 << 20)));
+    if out_of_memory {
+        let limit = amount(memory.limit).map_or_else(
+            || " The kernel killed it: the machine was out of memory.".to_owned(),
+            |limit| format!(" The kernel killed it: memory limit {limit}"),
+        );
+        return match (amount(memory.peak), memory.limit) {
+            (Some(peak), Some(_)) => format!("{limit}, highest use seen {peak}."),
+            (None, Some(_)) => format!("{limit}."),
+            (_, None) => limit,
+        };
+    }
+    match code {
+        137 => {
+            " It was ended by SIGKILL, and the engine saw no lack of memory: somebody killed it.".to_owned()
+        }
+        129..=192 => signal(code - 128).map(|name| format!(" It was ended by {name}.")).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+/// The name of a signal on Linux.
+const fn signal(number: i64) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// What the last output says about the cause, where the exit code says nothing.
+pub(crate) fn clue(tail: &[String]) -> Option<&'static str> {
+    let says = |words: &str| tail.iter().any(|line| line.to_ascii_lowercase().contains(words));
+    if says("exec format error") {
+        Some("Its last output tells of a program for another architecture: use an image for this machine's.")
+    } else if says("no space left on device") {
+        Some(
+            "Its last output tells of a full disk: free space on the machine, or give it a volume with more.",
+        )
+    } else {
+        None
     }
 }
 
@@ -145,10 +210,8 @@ fn explain(code: i64) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use uuid::Uuid;
 
     use super::*;
-    use crate::launcher::Memory;
 
     const OURS: &str = "http+docker://localhost:abc";
 
@@ -170,9 +233,12 @@ mod tests {
 
     #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     fn judge(outcome: Outcome, run: &FlowRun) -> Verdict {
-        let mut claim = [NewState::new(StateType::Pending), NewState::new(StateType::Pending)];
-        claim[1].state_details.transition_id = Some(Uuid::nil());
-        verdict(&outcome, run, Claim { proposals: &claim, infrastructure_pid: OURS })
+        let proposals = [Uuid::max(), Uuid::nil()];
+        verdict(
+            &outcome,
+            run,
+            Claim { proposals: &proposals, infrastructure_pid: OURS, report_exit_state: false },
+        )
     }
 
     fn exited(code: i64) -> Outcome {
@@ -192,12 +258,39 @@ mod tests {
             message(judge(exited(3), &run(&json!({})))),
             "Flow run infrastructure exited with non-zero status code 3. Process exited with an unexpected status code."
         );
-        let oom = Outcome::Exited { code: 137, out_of_memory: true, error: None, memory: Memory::default() };
+        let memory = Memory { limit: Some(64 << 20), peak: Some(67_000_000) };
+        let oom = Outcome::Exited { code: 137, out_of_memory: true, error: None, memory };
         assert_eq!(
             message(judge(oom, &run(&json!({"state_type": "RUNNING"})))),
             "Flow run infrastructure exited with non-zero status code 137. Process was killed, likely due to an \
-             out-of-memory (OOM) condition."
+             out-of-memory (OOM) condition. The kernel killed it: memory limit 64 MiB, highest use seen 64 MiB."
         );
+        for (code, part) in [(137, "SIGKILL"), (139, "SIGSEGV"), (143, "SIGTERM")] {
+            assert!(message(judge(exited(code), &run(&json!({})))).contains(part), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_exit_of_a_program_that_does_not_report_is_its_result() {
+        let judge = |outcome: Outcome, kind: &str| {
+            let proposals = [Uuid::nil()];
+            let claim = Claim { proposals: &proposals, infrastructure_pid: OURS, report_exit_state: true };
+            verdict(&outcome, &run(&state(Uuid::nil(), kind)), claim)
+        };
+        for kind in ["PENDING", "RUNNING"] {
+            assert_eq!(judge(exited(0), kind), Verdict::Completed);
+            assert!(matches!(judge(exited(1), kind), Verdict::Crashed { .. }));
+        }
+        assert_eq!(judge(exited(0), "FAILED"), Verdict::Settled);
+        assert_eq!(judge(exited(0), "CANCELLING"), Verdict::Cancelled);
+    }
+
+    #[test]
+    fn the_last_output_may_tell_the_cause() {
+        let clue = |line: &str| clue(&["first".to_owned(), line.to_owned()]);
+        assert!(clue("exec /flow: exec format error").unwrap().contains("architecture"));
+        assert!(clue("OSError: [Errno 28] No space left on device").unwrap().contains("full disk"));
+        assert_eq!(clue("all is well"), None);
     }
 
     #[test]

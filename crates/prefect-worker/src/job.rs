@@ -69,7 +69,8 @@ pub(crate) async fn make(sources: &Sources<'_>, client: &Client) -> Result<Job, 
     let deployment = sources.deployment.map_or(&empty, |deployment| &deployment.job_variables);
     let run = sources.run.job_variables.as_ref().unwrap_or(&empty);
     let variables = merge_job_variables(deployment, run);
-    let configured = sources.template.configure(&variables, &environment)?;
+    let mut configured = sources.template.configure(&variables, &environment)?;
+    add_own_variables(&mut configured, &variables);
     let mut answers = Answers::new();
     loop {
         match resolve(&configured, &answers)? {
@@ -101,6 +102,18 @@ async fn fetch(client: &Client, reference: &Reference) -> Result<Option<Value>, 
         },
         Reference::Variable(name) => client.read_variable(name).await?.map(|variable| variable.value),
     })
+}
+
+/// The variables that the worker itself obeys work with templates that do not know them, too.
+fn add_own_variables(configured: &mut Value, variables: &Map<String, Value>) {
+    let Value::Object(configured) = configured else { return };
+    for name in Treatment::VARIABLES {
+        if let Some(value) = variables.get(name)
+            && !configured.contains_key(name)
+        {
+            configured.insert(name.to_owned(), value.clone());
+        }
+    }
 }
 
 /// Names of environment variables whose values come from blocks.

@@ -1,11 +1,12 @@
 //! The Prefect worker: polls a work pool, claims flow runs and launches one container per run.
 //!
 //! [`Worker::register`] makes it known to the server, [`Worker::run`] does the work. A dispatcher gives every
-//! due run to a unit of its own (`submission`); units use a [`Launcher`] for the infrastructure and tell
-//! the server how it ended. Outages of server or engine delay the worker; they do not end it.
+//! due run to a unit of its own (`unit`); units use a [`Launcher`] for the infrastructure and tell
+//! the server how it ended, also of infrastructure that a former worker has left (`reconcile`). Outages of server or engine delay the worker; they do not end it.
 
-mod cancel;
+mod claim;
 pub mod cli;
+mod dispatcher;
 mod error;
 mod events;
 mod exit;
@@ -15,18 +16,22 @@ pub mod launcher;
 pub mod metrics;
 mod options;
 mod output;
+mod poller;
 mod pool;
+mod reconcile;
 mod redact;
-mod report;
 mod run_log;
+mod shutdown;
 mod slug;
 pub mod status;
-mod submission;
 #[cfg(test)]
 mod tests;
+mod unit;
+mod watcher;
 mod worker;
 
 pub use error::Error;
 pub use launcher::{DockerLauncher, Launcher, ProcessLauncher};
 pub use options::Options;
+pub use shutdown::{OnShutdown, Shutdown};
 pub use worker::Worker;

@@ -13,8 +13,11 @@ use tokio::sync::mpsc;
 use crate::launcher::Notes;
 
 /// Lines that may wait; a worker writes a handful a run.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 1024;
 const BATCH: usize = 500;
+const LOGGER: &str = "prefect.flow_runs.worker";
+/// The logger of the output of infrastructure.
+pub(crate) const OUTPUT_LOGGER: &str = "prefect.flow_runs.output";
 /// Time between two tries.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often a batch is tried; each try has the client's retries within.
@@ -65,18 +68,28 @@ impl RunLog {
         self.write(40, message);
     }
 
+    /// A line that the infrastructure wrote. Waits for room: output may come faster than the server takes it.
+    pub(crate) async fn output(&self, at: Timestamp, message: &str) {
+        // Without a delivery nobody can be told.
+        drop(self.lines.send(self.line(OUTPUT_LOGGER, 20, at, message)).await);
+    }
+
+    fn line(&self, logger: &str, level: u8, timestamp: Timestamp, message: &str) -> NewLog {
+        NewLog {
+            name: logger.to_owned(),
+            level,
+            message: self.logging.clean(message.to_owned()),
+            timestamp,
+            flow_run_id: Some(self.run),
+            task_run_id: None,
+        }
+    }
+
     fn write(&self, level: u8, message: &str) {
         if !self.logging.reports(level) {
             return;
         }
-        let line = NewLog {
-            name: "prefect.flow_runs.worker".to_owned(),
-            level,
-            message: self.logging.clean(message.to_owned()),
-            timestamp: Timestamp::now(),
-            flow_run_id: Some(self.run),
-            task_run_id: None,
-        };
+        let line = self.line(LOGGER, level, Timestamp::now(), message);
         if self.lines.try_send(line).is_err() {
             tracing::warn!(flow_run.id = %self.run, "the queue of log lines is full, a line is lost to the server");
         }

@@ -1,34 +1,33 @@
-//! The worker: one dispatcher that owns the truth about runs in flight, and the loops that feed it.
+//! The worker of one pool: its registration, and the loops that feed its dispatcher.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use prefect_api::flow_run::{FlowRun, PollScheduled, ScheduledRun};
-use prefect_api::id::FlowRunId;
 use prefect_client::socket::EventSender;
 use prefect_client::{Client, Settings};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::cancel::Watcher;
+use crate::claim::Fingerprint;
+use crate::dispatcher::{Dispatcher, Inbox};
 use crate::error::{Error, chain};
 use crate::events::Emitter;
 use crate::launcher::Launcher;
 use crate::options::Options;
+use crate::poller::{Hearing, Poller, Wake};
 use crate::pool::{Pool, Sync};
+use crate::reconcile::Reconciler;
 use crate::run_log::RunLogs;
-use crate::submission::{Shared, Unit};
+use crate::shutdown::Shutdown;
+use crate::unit::Shared;
+use crate::watcher::Watcher;
 use crate::{health, output};
 
-/// How long stopping may take, below the 10 s that Docker gives.
-const STOP_DEADLINE: Duration = Duration::from_secs(6);
-/// How long the last events and log lines may take after that.
+/// How long the last events and log lines may take after everything else has ended.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A worker that is registered with the server and ready to run.
@@ -38,19 +37,12 @@ pub struct Worker {
     shared: Arc<Shared>,
     event_sender: EventSender,
     health: Option<TcpListener>,
+    /// Some queue of ours has a limit: a run that ends may let another one start.
+    limited_queues: bool,
     loops: JoinSet<()>,
     /// Deliveries that end by themselves when nothing is left to deliver.
     deliveries: JoinSet<()>,
     stop_loops: CancellationToken,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("worker", &self.worker)
-            .field("launcher", &self.launcher)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Worker {
@@ -70,7 +62,7 @@ impl Worker {
         };
         let (sync, channel, pool) =
             Box::pin(Sync::register(client.clone(), &options, launcher.as_ref())).await?;
-        warn_about_paused_queues(&client, &options).await;
+        let limited_queues = look_at_queues(&client, &options).await;
 
         let mut deliveries = JoinSet::new();
         let (logs, log_delivery) = RunLogs::new(client.clone(), options.logging.clone());
@@ -89,55 +81,101 @@ impl Worker {
             launcher,
             pool,
             worker: options.name.clone(),
+            fingerprint: Fingerprint::of(&options.pool, &options.name),
             base_env: settings.api_environment(),
             events,
             logs,
             output,
         });
-        Ok(Self { options, shared, event_sender, health: listener, loops, deliveries, stop_loops })
+        let health = listener;
+        Ok(Self { options, shared, event_sender, health, limited_queues, loops, deliveries, stop_loops })
     }
 
-    /// Works until `stop`, or, with [`Options::run_once`], until what one poll brought is done.
+    /// Works until `shutdown` is requested, or, with [`Options::run_once`], until what one poll brought is
+    /// done.
     ///
-    /// At `stop`: no more claims; what has not started goes back to the queue; containers go on without us.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// First it looks for what a former worker has left. At the end there are no more claims, what has not
+    /// started goes back to the queue, and the rest is treated as the shutdown says.
+    pub async fn run(mut self, shutdown: Shutdown) {
         let pool = self.pool();
         let started = self.shared.events.started(&pool.record).await;
         let (in_flight, in_flight_watch) = watch::channel(BTreeSet::new());
-        let (found, cancellations) = mpsc::channel(64);
-        let (due, due_runs) = mpsc::channel(1);
         let (last_poll, last_poll_watch) = watch::channel(Instant::now());
-
-        let watcher = Watcher {
-            client: self.shared.client.clone(),
-            pool: format!("prefect.work-pool.{}", pool.record.id),
-            in_flight: in_flight_watch,
-            poll: self.options.cancellation_poll,
-            found,
-        };
-        self.loops.spawn(watcher.run(self.stop_loops.clone()));
-        let poller =
-            Poller { client: self.shared.client.clone(), options: self.options.clone(), due, last_poll };
-        self.loops.spawn(poller.run(stop.clone()));
+        let wake = Arc::new(Wake::default());
         if let Some(listener) = self.health.take() {
             let query = self.options.query;
             self.loops.spawn(health::serve(listener, last_poll_watch, query, self.stop_loops.clone()));
         }
+        let inbox = self.start_loops(&pool, in_flight_watch, last_poll, &wake, &shutdown);
         tracing::info!(worker = self.options.name, pool = self.options.pool, "worker started");
 
-        let mut dispatcher = Dispatcher {
-            shared: Arc::clone(&self.shared),
-            slots: self.options.limit.map(|limit| Arc::new(Semaphore::new(limit))),
-            units: JoinSet::new(),
-            runs: HashMap::new(),
-            cancels: HashMap::new(),
-            in_flight,
-            stop: stop.clone(),
-        };
-        dispatcher.run(due_runs, cancellations).await;
-        dispatcher.finish().await;
+        let limit = self.options.limit;
+        let mut dispatcher =
+            Dispatcher::new(Arc::clone(&self.shared), limit, self.limited_queues, in_flight, wake, shutdown);
+        dispatcher.run(inbox).await;
         drop(dispatcher);
         self.shut_down(&pool, started).await;
+    }
+
+    /// Starts what feeds the dispatcher.
+    fn start_loops(
+        &mut self,
+        pool: &Pool,
+        in_flight: watch::Receiver<BTreeSet<prefect_api::id::FlowRunId>>,
+        last_poll: watch::Sender<Instant>,
+        wake: &Arc<Wake>,
+        shutdown: &Shutdown,
+    ) -> Inbox {
+        let (found, cancels) = mpsc::channel(64);
+        let (due_sender, due) = mpsc::channel(1);
+        let (adoption_sender, adoptions) = mpsc::channel(64);
+        let (connected, hearing) = watch::channel(false);
+        let (looked, first_look) = oneshot::channel();
+        let deaf = Arc::new(Notify::new());
+        let client = &self.shared.client;
+
+        let watcher = Watcher {
+            client: client.clone(),
+            pool: format!("prefect.work-pool.{}", pool.record.id),
+            in_flight: in_flight.clone(),
+            poll: self.options.cancellation_poll,
+            found,
+            wake: Arc::clone(wake),
+            connected,
+            deaf: Arc::clone(&deaf),
+        };
+        self.loops.spawn(watcher.run(self.stop_loops.clone()));
+        let reconciler = Reconciler {
+            shared: Arc::clone(&self.shared),
+            pool: self.options.pool.clone(),
+            in_flight,
+            adoptions: adoption_sender,
+            shutdown: shutdown.clone(),
+            settled: HashSet::new(),
+        };
+        self.loops.spawn(reconciler.run(looked, self.stop_loops.clone()));
+        let poller = Poller {
+            client: client.clone(),
+            options: self.options.clone(),
+            due: due_sender,
+            last_poll,
+            wake: Arc::clone(wake),
+            hearing: Hearing { connected: hearing, deaf },
+        };
+        let (shutdown, stop) = (shutdown.clone(), self.stop_loops.clone());
+        self.loops.spawn(async move {
+            // What is there already counts against the limit: it has to be known before anything is claimed.
+            let polling = async {
+                if first_look.await.is_ok() {
+                    poller.run(stop).await;
+                }
+            };
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = polling => {}
+            }
+        });
+        Inbox { due, cancels, adoptions }
     }
 
     fn pool(&self) -> Arc<Pool> {
@@ -167,200 +205,23 @@ impl Worker {
     }
 }
 
-/// Takes due runs and gives each to a unit.
-struct Dispatcher {
-    shared: Arc<Shared>,
-    slots: Option<Arc<Semaphore>>,
-    units: JoinSet<()>,
-    /// Which run a unit works on.
-    runs: HashMap<Id, FlowRunId>,
-    cancels: HashMap<FlowRunId, CancellationToken>,
-    in_flight: watch::Sender<BTreeSet<FlowRunId>>,
-    stop: CancellationToken,
-}
-
-impl Dispatcher {
-    /// Until `stop`, or until there are no more polls and all units have ended.
-    async fn run(
-        &mut self,
-        mut polls: mpsc::Receiver<Vec<ScheduledRun>>,
-        mut cancels: mpsc::Receiver<FlowRunId>,
-    ) {
-        let mut polling = true;
-        while polling || !self.units.is_empty() {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                Some(ended) = self.units.join_next_with_id() => self.forget(ended),
-                Some(run) = cancels.recv() => {
-                    if let Some(cancel) = self.cancels.get(&run) {
-                        cancel.cancel();
-                    }
-                }
-                runs = polls.recv(), if polling => match runs {
-                    Some(runs) => self.submit(runs),
-                    None => polling = false,
-                },
-            }
+/// Warns if no queue gives runs out; tells whether any has a limit.
+async fn look_at_queues(client: &Client, options: &Options) -> bool {
+    let queues = match client.read_work_queues(&options.pool).await {
+        Ok(queues) => queues,
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "queues not read");
+            return false;
         }
+    };
+    let ours = |name: &String| options.queues.is_empty() || options.queues.contains(name);
+    let mut ours = queues.iter().filter(|queue| ours(&queue.name)).peekable();
+    let limited = ours.clone().any(|queue| queue.concurrency_limit.is_some());
+    if ours.peek().is_some() && ours.all(|queue| queue.is_paused) {
+        tracing::warn!(
+            pool = options.pool,
+            "all work queues of this worker are paused: they give no runs out"
+        );
     }
-
-    fn submit(&mut self, runs: Vec<ScheduledRun>) {
-        for ScheduledRun { flow_run, .. } in runs {
-            if self.cancels.contains_key(&flow_run.id) {
-                continue;
-            }
-            let slot = self.slots.as_ref().map(|slots| Arc::clone(slots).try_acquire_owned()).transpose();
-            let Ok(slot) = slot else {
-                tracing::debug!("all slots are taken");
-                break;
-            };
-            self.spawn(flow_run, slot);
-        }
-        self.publish();
-    }
-
-    fn spawn(&mut self, run: FlowRun, slot: Option<tokio::sync::OwnedSemaphorePermit>) {
-        let id = run.id;
-        let cancel = CancellationToken::new();
-        let unit = Unit {
-            shared: Arc::clone(&self.shared),
-            run,
-            cancel: cancel.clone(),
-            stop: self.stop.clone(),
-            slot,
-        };
-        let task = self.units.spawn(unit.work());
-        self.runs.insert(task.id(), id);
-        self.cancels.insert(id, cancel);
-    }
-
-    fn forget(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
-        let task = match ended {
-            Ok((task, ())) => task,
-            Err(error) => {
-                let run = self.runs.get(&error.id()).map(ToString::to_string);
-                tracing::error!(flow_run.id = run, %error, "the unit of a run broke; this is a fault of the worker");
-                error.id()
-            }
-        };
-        if let Some(run) = self.runs.remove(&task) {
-            self.cancels.remove(&run);
-        }
-        self.publish();
-    }
-
-    fn publish(&self) {
-        self.in_flight.send_replace(self.cancels.keys().copied().collect());
-    }
-
-    /// Waits for the units, which have been told to stop.
-    async fn finish(&mut self) {
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while !self.units.is_empty() {
-            match tokio::time::timeout_at(deadline, self.units.join_next_with_id()).await {
-                Ok(Some(ended)) => self.forget(ended),
-                Ok(None) => return,
-                Err(_) => {
-                    let runs: Vec<String> = self.cancels.keys().map(ToString::to_string).collect();
-                    tracing::error!(
-                        ?runs,
-                        "the server could not be told about these runs before the deadline"
-                    );
-                    self.units.shutdown().await;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Asks for due runs, again and again.
-struct Poller {
-    client: Client,
-    options: Options,
-    due: mpsc::Sender<Vec<ScheduledRun>>,
-    last_poll: watch::Sender<Instant>,
-}
-
-impl Poller {
-    async fn run(self, stop: CancellationToken) {
-        let mut failures = 0;
-        loop {
-            let polled = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                polled = self.poll() => polled,
-            };
-            match polled {
-                Ok(runs) => {
-                    failures = 0;
-                    self.last_poll.send_replace(Instant::now());
-                    if self.due.send(runs).await.is_err() {
-                        return;
-                    }
-                    if self.options.run_once {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(error = chain(&error), failures, "could not poll for runs, trying again");
-                }
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(jittered(self.options.query)) => {}
-            }
-        }
-    }
-
-    async fn poll(&self) -> Result<Vec<ScheduledRun>, prefect_client::Error> {
-        let prefetch = SignedDuration::try_from(self.options.prefetch).unwrap_or(SignedDuration::ZERO);
-        let now = Timestamp::now();
-        let request = PollScheduled {
-            work_queue_names: self.options.queues.clone(),
-            scheduled_before: now.saturating_add(prefetch).unwrap_or(now),
-            limit: None,
-        };
-        self.client.poll_scheduled(&self.options.pool, &request).await
-    }
-}
-
-/// `interval` give or take 30 %, so that workers do not poll in step.
-fn jittered(interval: Duration) -> Duration {
-    let [first, ..] = Uuid::new_v4().into_bytes();
-    interval.mul_f64(0.7 + 0.6 * f64::from(first) / 255.0)
-}
-
-async fn warn_about_paused_queues(client: &Client, options: &Options) {
-    match client.read_work_queues(&options.pool).await {
-        Ok(queues) => {
-            let mut ours = queues
-                .iter()
-                .filter(|queue| options.queues.is_empty() || options.queues.contains(&queue.name))
-                .peekable();
-            if ours.peek().is_some() && ours.all(|queue| queue.is_paused) {
-                tracing::warn!(
-                    pool = options.pool,
-                    "all work queues of this worker are paused: they give no runs out"
-                );
-            }
-        }
-        Err(error) => tracing::debug!(error = chain(&error), "queues not read"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_stays_within_thirty_per_cent() {
-        for _ in 0..1000 {
-            let jittered = jittered(Duration::from_secs(10)).as_secs_f64();
-            assert!((6.99..=13.01).contains(&jittered), "{jittered}");
-        }
-    }
+    limited
 }

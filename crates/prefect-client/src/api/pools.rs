@@ -2,7 +2,9 @@
 
 use prefect_api::flow_run::{PollScheduled, ScheduledRun};
 use prefect_api::id::WorkQueueId;
-use prefect_api::work_pool::{NewWorkPool, WorkPool, WorkPoolUpdate, WorkQueue, WorkQueueSettings};
+use prefect_api::work_pool::{
+    NewWorkPool, WorkPool, WorkPoolUpdate, WorkQueue, WorkQueueSettings, WorkerRecord,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -38,6 +40,11 @@ impl Client {
     /// Changes a queue.
     pub async fn update_work_queue(&self, id: WorkQueueId, queue: &WorkQueueSettings) -> Result<(), Error> {
         self.call(Call::new(Method::PATCH, "work_queues/{}", &[&id.to_string()]).json(queue)).await
+    }
+
+    /// The workers of a pool, alive or not.
+    pub async fn read_workers(&self, pool: &str) -> Result<Vec<WorkerRecord>, Error> {
+        self.read(Call::new(Method::POST, "work_pools/{}/workers/filter", &[pool]).json(&json!({}))).await
     }
 
     /// Tells that a worker is alive; it counts as online for three times `interval_seconds`.

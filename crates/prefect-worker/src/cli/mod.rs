@@ -126,7 +126,10 @@ mod tests {
                  --prefetch-seconds 5 --with-healthcheck --no-create-pool-if-not-found"
             ))
             .unwrap();
-            assert_eq!((start.pool.as_str(), start.kind.as_deref()), ("pool", Some("docker")));
+            assert_eq!(
+                (start.pools.as_slice(), start.kind.as_deref()),
+                (&["pool".to_owned()][..], Some("docker"))
+            );
             assert_eq!(start.work_queues, ["a", "b"]);
             assert_eq!((start.limit.map(NonZeroUsize::get), start.prefetch_seconds), (Some(3), Some(5)));
             assert!(start.run_once && start.with_healthcheck && start.no_create_pool_if_not_found);

@@ -1,10 +1,14 @@
 //! Signals that end the worker.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use std::time::Duration;
 
-/// The first SIGTERM or SIGINT asks the worker to stop; a second one ends the process at once.
-pub(super) async fn watch(stop: CancellationToken) {
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::shutdown::{OnShutdown, Shutdown};
+
+/// The first SIGTERM or SIGINT asks the worker to stop as `what` says, for at most `deadline`; the second to
+/// leave its runs as they are; the third ends the process at once.
+pub(super) async fn watch(shutdown: Shutdown, what: OnShutdown, deadline: Option<Duration>) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -12,8 +16,19 @@ pub(super) async fn watch(stop: CancellationToken) {
         return;
     };
     either(&mut terminate, &mut interrupt).await;
-    tracing::info!("stopping: no more claims; containers go on");
-    stop.cancel();
+    tracing::info!(?what, "stopping: no more claims");
+    shutdown.request(what);
+    let over = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = either(&mut terminate, &mut interrupt) => {}
+        () = over => tracing::warn!("the time for stopping is over"),
+    }
+    shutdown.request(OnShutdown::Detach);
     either(&mut terminate, &mut interrupt).await;
     #[expect(clippy::exit, reason = "the user insists: nothing is worth waiting for")]
     std::process::exit(1);

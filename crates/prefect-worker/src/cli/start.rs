@@ -1,22 +1,28 @@
 //! `prefect-worker start`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use futures_util::future::join_all;
 use prefect_api::template::JobTemplate;
 use prefect_api::work_pool::BaseJobTemplate;
 use prefect_client::{Client, Settings};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{logging, signals};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::launcher::{DockerLauncher, Launcher, ProcessLauncher};
 use crate::options::Options;
+use crate::shutdown::{OnShutdown, Shutdown};
 use crate::worker::Worker;
+
+/// Pause between two tries to find a server that is away when the worker starts.
+const START_RETRY: Duration = Duration::from_secs(2);
 
 /// The flags of `prefect worker start`.
 #[derive(Debug, Args)]
@@ -25,9 +31,9 @@ pub(super) struct Start {
     /// Name of the worker; two processes of one name are one worker to the server.
     #[arg(short, long, value_parser = worker_name)]
     pub(super) name: Option<String>,
-    /// The work pool to serve.
-    #[arg(short, long)]
-    pub(super) pool: String,
+    /// A work pool to serve (repeatable: one process can serve several).
+    #[arg(short, long = "pool", value_name = "POOL", required = true)]
+    pub(super) pools: Vec<String>,
     /// A work queue to serve (repeatable); none means all.
     #[arg(short = 'q', long = "work-queue", value_name = "QUEUE")]
     pub(super) work_queues: Vec<String>,
@@ -46,7 +52,7 @@ pub(super) struct Start {
     /// Go on polling; the default.
     #[arg(long, hide = true, overrides_with = "run_once")]
     pub(super) no_run_once: bool,
-    /// The most runs at a time.
+    /// The most runs at a time, per pool.
     #[arg(short, long, value_name = "RUNS")]
     pub(super) limit: Option<NonZeroUsize>,
     /// Tell health at /health, by default on port 8080 (`PREFECT_WORKER_WEBSERVER_HOST`, `…_PORT`).
@@ -58,6 +64,12 @@ pub(super) struct Start {
     /// Accepted and without effect: this worker has nothing to install.
     #[arg(long, value_enum, default_value_t = InstallPolicy::Prompt)]
     pub(super) install_policy: InstallPolicy,
+    /// What becomes of running runs at SIGTERM [default: `PREFECT_WORKER_ON_SHUTDOWN` or detach].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(super) on_shutdown: Option<OnShutdown>,
+    /// The most seconds that `drain` or `cancel` may take; then what still runs is left to the next worker.
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) shutdown_timeout: Option<u64>,
     /// JSON file with the base job template of a pool that this worker creates.
     #[arg(long, value_name = "FILE")]
     pub(super) base_job_template: Option<PathBuf>,
@@ -76,6 +88,7 @@ pub(super) enum InstallPolicy {
     Never,
     Prompt,
 }
+
 fn worker_name(name: &str) -> Result<String, String> {
     if name.is_empty() || name.contains(['/', '%']) {
         return Err("a worker's name must not be empty and must not contain '/' or '%'".to_owned());
@@ -85,68 +98,127 @@ fn worker_name(name: &str) -> Result<String, String> {
 pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error> {
     let settings = Settings::from_env_and_profile(profile)?;
     logging::start(&settings)?;
-    let stop = CancellationToken::new();
-    let signals = tokio::spawn(signals::watch(stop.clone()));
+    let on_shutdown = match start.on_shutdown {
+        Some(given) => given,
+        None => settings.choice("PREFECT_WORKER_ON_SHUTDOWN", OnShutdown::default())?,
+    };
+    let shutdown = Shutdown::new();
+    let deadline = start.shutdown_timeout.map(Duration::from_secs);
+    let signals = tokio::spawn(signals::watch(shutdown.clone(), on_shutdown, deadline));
 
     let template = start.base_job_template.as_deref().map(read_template).transpose()?;
-    let options = start.options(&settings, template)?;
+    let options = start.options(&settings, template.as_ref())?;
     let client = Client::new(&settings)?;
-    let registered = async {
-        let launcher = choose_launcher(&client, &start).await?;
-        Worker::register(options, &settings, client.clone(), launcher).await
-    };
-    let worker = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Ok(()),
-        worker = registered => worker?,
-    };
-    worker.run(stop).await;
+    let mut launchers = BTreeMap::new();
+    let mut workers = Vec::new();
+    for options in options {
+        let registered = async {
+            loop {
+                match register(&options, &start, &settings, &client, &mut launchers).await {
+                    Err(error) if error.is_outage() => {
+                        tracing::warn!(error = chain(&error), "the server is away, trying again");
+                        tokio::time::sleep(START_RETRY).await;
+                    }
+                    registered => return registered,
+                }
+            }
+        };
+        let worker = tokio::select! {
+            biased;
+            () = shutdown.requested() => return Ok(()),
+            worker = registered => worker?,
+        };
+        workers.push(worker);
+    }
+    join_all(workers.into_iter().map(|worker| worker.run(shutdown.clone()))).await;
     signals.abort();
     Ok(())
 }
 
 impl Start {
-    fn options(&self, settings: &Settings, template: Option<BaseJobTemplate>) -> Result<Options, Error> {
-        let name = self.name.clone().unwrap_or_else(|| format!("DockerWorker {}", Uuid::new_v4()));
-        let mut options = Options::new(self.pool.clone(), name, settings)?;
-        options.queues.clone_from(&self.work_queues);
-        if let Some(seconds) = self.prefetch_seconds {
-            options.prefetch = std::time::Duration::from_secs(seconds);
+    /// Options for each of the pools.
+    fn options(
+        &self,
+        settings: &Settings,
+        template: Option<&BaseJobTemplate>,
+    ) -> Result<Vec<Options>, Error> {
+        let name = self.name.clone().unwrap_or_else(|| format!("DockerWorker {}", own_identity()));
+        let mut all = Vec::new();
+        for pool in &self.pools {
+            let mut options = Options::new(pool.clone(), name.clone(), settings)?;
+            options.queues.clone_from(&self.work_queues);
+            if let Some(seconds) = self.prefetch_seconds {
+                options.prefetch = Duration::from_secs(seconds);
+            }
+            options.limit = self.limit.map(NonZeroUsize::get);
+            options.run_once = self.run_once;
+            options.base_job_template = template.cloned();
+            options.create_pool = !self.no_create_pool_if_not_found;
+            if self.with_healthcheck && all.is_empty() {
+                let host: IpAddr =
+                    settings.number("PREFECT_WORKER_WEBSERVER_HOST", IpAddr::from([0, 0, 0, 0]))?;
+                options.health =
+                    Some(SocketAddr::new(host, settings.number("PREFECT_WORKER_WEBSERVER_PORT", 8080)?));
+            }
+            all.push(options);
         }
-        options.limit = self.limit.map(NonZeroUsize::get);
-        options.run_once = self.run_once;
-        options.base_job_template = template;
-        options.create_pool = !self.no_create_pool_if_not_found;
-        if self.with_healthcheck {
-            let host: IpAddr =
-                settings.number("PREFECT_WORKER_WEBSERVER_HOST", IpAddr::from([0, 0, 0, 0]))?;
-            options.health =
-                Some(SocketAddr::new(host, settings.number("PREFECT_WORKER_WEBSERVER_PORT", 8080)?));
-        }
-        Ok(options)
+        Ok(all)
     }
 }
 
-/// The launcher for `--type`, or for the type of the pool.
-async fn choose_launcher(client: &Client, start: &Start) -> Result<Arc<dyn Launcher>, Error> {
-    let pool = client.read_work_pool(&start.pool).await?;
-    let kind = match (&start.kind, &pool) {
-        (Some(kind), Some(pool)) if *kind != pool.kind => {
-            return Err(Error::PoolType {
-                name: pool.name.clone(),
-                expected: kind.clone(),
-                actual: pool.kind.clone(),
-            });
-        }
-        (Some(kind), _) => kind.clone(),
-        (None, Some(pool)) => pool.kind.clone(),
-        (None, None) => return Err(Error::UnknownPool { name: start.pool.clone() }),
+/// What a worker without a name is called after: its container, if it is in one, so that it knows itself
+/// again when it is restarted; else something unique.
+fn own_identity() -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    container_id(&mounts).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// The short id of the container whose mounts these are: the engine mounts files of its own into each.
+fn container_id(mounts: &str) -> Option<&str> {
+    let (_, rest) = mounts.split_once("/containers/")?;
+    let id = rest.get(..12)?;
+    let whole = rest.get(..64)?;
+    whole.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(id)
+}
+
+async fn register(
+    options: &Options,
+    start: &Start,
+    settings: &Settings,
+    client: &Client,
+    launchers: &mut BTreeMap<String, Arc<dyn Launcher>>,
+) -> Result<Worker, Error> {
+    let kind = pool_type(client, &options.pool, start.kind.as_deref()).await?;
+    let launcher = if let Some(launcher) = launchers.get(&kind) {
+        Arc::clone(launcher)
+    } else {
+        let launcher = connect(&kind).await?;
+        launchers.insert(kind, Arc::clone(&launcher));
+        launcher
     };
+    Worker::register(options.clone(), settings, client.clone(), launcher).await
+}
+
+/// The type of the pool, which must be the one asked for.
+async fn pool_type(client: &Client, name: &str, wanted: Option<&str>) -> Result<String, Error> {
+    let pool = client.read_work_pool(name).await?;
+    match (wanted, pool) {
+        (Some(wanted), Some(pool)) if wanted != pool.kind => {
+            Err(Error::PoolType { name: pool.name, expected: wanted.to_owned(), actual: pool.kind })
+        }
+        (Some(wanted), _) => Ok(wanted.to_owned()),
+        (None, Some(pool)) => Ok(pool.kind),
+        (None, None) => Err(Error::UnknownPool { name: name.to_owned() }),
+    }
+}
+
+/// The launcher for pools of this type.
+async fn connect(kind: &str) -> Result<Arc<dyn Launcher>, Error> {
     let environment = |name: &str| std::env::var(name).ok();
-    match kind.as_str() {
+    match kind {
         "docker" => Ok(Arc::new(DockerLauncher::connect(&environment).await?)),
         "process" => Ok(Arc::new(ProcessLauncher::open(&environment)?)),
-        _ => Err(Error::UnsupportedType { kind }),
+        _ => Err(Error::UnsupportedType { kind: kind.to_owned() }),
     }
 }
 
@@ -158,4 +230,21 @@ fn read_template(path: &Path) -> Result<BaseJobTemplate, Error> {
     JobTemplate::parse(&template)
         .map_err(|source| Error::Template { origin: format!("the file {}", path.display()), source })?;
     Ok(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::container_id;
+
+    #[test]
+    fn a_container_knows_its_id_by_its_mounts() {
+        let id = "0123456789ab".to_owned() + &"c".repeat(52);
+        let mounts = format!(
+            "731 720 254:0 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(container_id(&mounts), Some("0123456789ab"));
+        for none in ["", "24 1 8:1 / / rw - ext4 /dev/sda1 rw", "1 1 8:1 /containers/short /x"] {
+            assert_eq!(container_id(none), None);
+        }
+    }
 }

@@ -86,6 +86,16 @@ const LONGEST: u64 = 366 * 86_400;
 const MOST_RETRIES: u64 = 1000;
 
 impl Treatment {
+    /// The job variables that it is made of, but for `stream_output`.
+    pub(crate) const VARIABLES: [&str; 6] = [
+        "report_exit_state",
+        "log_container_output",
+        "start_timeout_seconds",
+        "cancellation_grace_seconds",
+        "crash_retries",
+        "crash_retry_delay_seconds",
+    ];
+
     /// Takes the worker's own variables out of a job configuration. `stream_output` stays there too.
     ///
     /// # Errors

@@ -111,6 +111,16 @@ pub enum Outcome {
     Vanished,
 }
 
+impl Outcome {
+    /// The exit code, if it is known.
+    pub fn code(&self) -> Option<i64> {
+        match self {
+            Self::Exited { code, .. } => Some(*code),
+            Self::Vanished => None,
+        }
+    }
+}
+
 /// What is known of the memory of infrastructure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -284,6 +294,18 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     /// Values in its environment that must not be shown: those that [`Attempt::secret_env`] names, and those
     /// under names that speak of secrets. Empty if it is gone.
     async fn secrets(&self, infrastructure: &Infrastructure, attempt: &Attempt) -> Vec<SecretString>;
+
+    /// Starts `command` beside ended infrastructure: with the same image, environment and mounts, as something
+    /// of its own that [`list`](Launcher::list) does not give. `None` if what the infrastructure was made of
+    /// does not declare that it has hooks.
+    async fn companion(
+        &self,
+        infrastructure: &Infrastructure,
+        command: &[&str],
+    ) -> Result<Option<Infrastructure>, LaunchError> {
+        let _ = (infrastructure, command);
+        Ok(None)
+    }
 
     /// Removes it if the job asked for that. To be called once its end is reported: until then it is the
     /// only record of how it ended.

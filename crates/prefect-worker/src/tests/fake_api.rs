@@ -46,6 +46,8 @@ struct Records {
     /// The next claim is accepted, but the answer is lost.
     lose_claim: bool,
     demand_credentials: bool,
+    /// Workers that the server hears.
+    heard: Vec<String>,
     /// The next proposal of this state gets a 500.
     fail_next: Option<String>,
 }
@@ -76,6 +78,7 @@ impl FakeApi {
             .route("/api/work_pools/", post(create_pool))
             .route("/api/work_pools/pool", get(read_pool).patch(change_pool))
             .route("/api/work_pools/pool/workers/heartbeat", post(heartbeat))
+            .route("/api/work_pools/pool/workers/filter", post(workers))
             .route("/api/work_pools/pool/queues/filter", post(|| async { ok(json!([])) }))
             .route("/api/work_pools/pool/get_scheduled_flow_runs", post(poll))
             .route("/api/deployments/{id}", get(read_deployment))
@@ -107,6 +110,21 @@ impl FakeApi {
             "job_variables": job_variables, "state_type": "SCHEDULED", "state_name": "Scheduled",
         });
         self.records(|records| records.runs.insert(id, run));
+        id
+    }
+
+    /// A run as a former worker of this name has left it: claimed with `claim`, on this place.
+    pub(super) fn claimed(&self, worker: &str, claim: Uuid, kind: &str) -> Uuid {
+        let id = self.schedule(json!({}));
+        let mut change = state_of(kind, kind);
+        change["state"]["state_details"] = json!({"transition_id": claim});
+        merge(
+            &mut change,
+            json!({
+                "infrastructure_pid": "fake:left", "labels": {"prefect.worker.name": worker, "ferryman.place": "here"},
+            }),
+        );
+        self.records(|records| merge(records.runs.get_mut(&id).unwrap(), change));
         id
     }
 
@@ -153,6 +171,20 @@ impl FakeApi {
     /// Somebody else ends a run.
     pub(super) fn end(&self, id: Uuid) {
         self.enter(id, "FAILED");
+    }
+
+    /// The server hears a worker of this name.
+    pub(super) fn heard(&self, worker: &str) {
+        self.records(|records| records.heard.push(worker.to_owned()));
+    }
+
+    /// It is time for the runs that await a retry.
+    pub(super) fn release_retries(&self) {
+        self.records(|records| {
+            for run in records.runs.values_mut().filter(|run| run["state_name"] == "AwaitingRetry") {
+                run["state_name"] = json!("Scheduled");
+            }
+        });
     }
 
     pub(super) fn fail_next(&self, state: &str) {
@@ -222,6 +254,12 @@ async fn guard(
     next.run(request).await
 }
 
+async fn workers(State(server): Shared) -> Reply {
+    let heard = server.records.lock().unwrap().heard.clone();
+    let record = |name| json!({"name": name, "last_heartbeat_time": jiff::Timestamp::now(), "heartbeat_interval_seconds": 30});
+    ok(heard.into_iter().map(record).chain([json!({"name": "dead"})]).collect())
+}
+
 async fn read_pool(State(server): Shared) -> Reply {
     server.records.lock().unwrap().pool.clone().map_or_else(not_found, ok)
 }
@@ -249,7 +287,10 @@ async fn heartbeat(State(server): Shared, Json(body): Json<Value>) -> StatusCode
 async fn poll(State(server): Shared) -> Reply {
     server.polls.send_modify(|polls| *polls += 1);
     let records = server.records.lock().unwrap();
-    let due = records.runs.values().filter(|run| run["state_type"] == "SCHEDULED");
+    let due = records
+        .runs
+        .values()
+        .filter(|run| run["state_type"] == "SCHEDULED" && run["state_name"] != "AwaitingRetry");
     let due = due.map(|run| json!({"work_pool_id": ID, "work_queue_id": ID, "flow_run": run}));
     ok(due.collect())
 }
@@ -267,10 +308,14 @@ async fn read_run(State(server): Shared, Path(id): Path<Uuid>) -> Reply {
 }
 
 async fn filter_runs(State(server): Shared, Json(filter): Json<Value>) -> Reply {
-    server.journal.write("asked who is cancelling");
-    assert_eq!(filter["flow_runs"]["state"]["type"]["any_"], json!(["CANCELLING"]));
+    let wanted = |part: &Value, value: &Value| part["any_"].as_array().is_none_or(|any| any.contains(value));
+    let (ids, states) = (&filter["flow_runs"]["id"], &filter["flow_runs"]["state"]["type"]);
+    if states["any_"] == json!(["CANCELLING", "CANCELLED"]) {
+        server.journal.write("asked who is cancelling");
+    }
     let records = server.records.lock().unwrap();
-    ok(records.runs.values().filter(|run| run["state_type"] == "CANCELLING").cloned().collect())
+    let runs = records.runs.values();
+    ok(runs.filter(|run| wanted(ids, &run["id"]) && wanted(states, &run["state_type"])).cloned().collect())
 }
 
 async fn change_run(State(server): Shared, Path(id): Path<Uuid>, Json(change): Json<Value>) -> StatusCode {
@@ -279,8 +324,14 @@ async fn change_run(State(server): Shared, Path(id): Path<Uuid>, Json(change): J
     StatusCode::NO_CONTENT
 }
 
-async fn label_run(State(server): Shared, Json(labels): Json<Value>) -> StatusCode {
+async fn label_run(State(server): Shared, Path(id): Path<Uuid>, Json(labels): Json<Value>) -> StatusCode {
     server.journal.write(format!("label run {labels}"));
+    let mut records = server.records.lock().unwrap();
+    let run = records.runs.get_mut(&id).unwrap();
+    if !run["labels"].is_object() {
+        run["labels"] = json!({});
+    }
+    merge(&mut run["labels"], labels);
     StatusCode::NO_CONTENT
 }
 
@@ -316,6 +367,9 @@ async fn set_state(State(server): Shared, Path(id): Path<Uuid>, Json(body): Json
         return ok(json!({"status": "ABORT", "state": run["state"], "details": {"type": "abort_details"}}));
     }
     let mut change = state_of(&kind, &name);
+    if kind == "RUNNING" {
+        change["run_count"] = json!(run["run_count"].as_u64().unwrap() + 1);
+    }
     change["state"]["state_details"] = json!({"transition_id": transition});
     merge(run, change.clone());
     if std::mem::take(&mut records.lose_claim) {

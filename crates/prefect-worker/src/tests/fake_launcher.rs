@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use prefect_api::work_pool::BaseJobTemplate;
 use secrecy::SecretString;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::{DEADLINE, Journal};
 use crate::launcher::{
-    Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, docker,
+    Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, Phase,
+    docker,
 };
 
 #[derive(Debug)]
@@ -28,6 +30,8 @@ struct Behaviour {
     refuse_to_start: bool,
     /// The next creation finds no engine.
     engine_away: bool,
+    /// What a former worker has left.
+    left: Vec<Found>,
 }
 
 impl FakeLauncher {
@@ -51,6 +55,14 @@ impl FakeLauncher {
     /// Whatever runs, and whatever will run, ends with this code.
     pub(super) fn finish(&self, code: i64) {
         self.exit.send_replace(Some(code));
+    }
+
+    /// A former worker, of this name, has left something for a run that it claimed with `claim`.
+    pub(super) fn leave(&self, run: Uuid, worker: &str, phase: Phase, claim: Uuid) {
+        let mut attempt = Attempt::new(run.into(), "pool", worker);
+        attempt.proposals = vec![claim];
+        let infrastructure = Infrastructure::new("left", "left", "fake:left");
+        self.behaviour.lock().unwrap().left = vec![Found { infrastructure, attempt, phase }];
     }
 
     /// Waits until so many were started.
@@ -118,11 +130,11 @@ impl Launcher for FakeLauncher {
     }
 
     async fn list(&self, _: &str) -> Result<Vec<Found>, LaunchError> {
-        Ok(Vec::new())
+        Ok(self.behaviour.lock().unwrap().left.clone())
     }
 
     async fn tail(&self, _: &Infrastructure, _: usize) -> Vec<String> {
-        Vec::new()
+        vec!["last words".to_owned()]
     }
 
     async fn secrets(&self, _: &Infrastructure, _: &Attempt) -> Vec<SecretString> {
@@ -142,6 +154,7 @@ impl Launcher for FakeLauncher {
 
     async fn discard(&self, _: &Infrastructure) -> Result<(), LaunchError> {
         self.journal.write("discard");
+        self.behaviour.lock().unwrap().left.clear();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod fake_api;
 mod fake_launcher;
+mod restart;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -12,10 +13,10 @@ use prefect_client::settings::Inputs;
 use prefect_client::{Client, Settings};
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::shutdown::{OnShutdown, Shutdown};
 use crate::worker::Worker;
 use fake_api::FakeApi;
 use fake_launcher::FakeLauncher;
@@ -69,13 +70,13 @@ struct Bench {
 }
 
 struct Running {
-    stop: CancellationToken,
+    stop: Shutdown,
     worker: JoinHandle<()>,
 }
 
 impl Running {
     async fn stop(self) {
-        self.stop.cancel();
+        self.stop.request(OnShutdown::Detach);
         tokio::time::timeout(DEADLINE, self.worker).await.expect("the worker did not stop").unwrap();
     }
 }
@@ -108,7 +109,7 @@ impl Bench {
 
     async fn run(&self, options: Options) -> Running {
         let worker = self.register(options).await.unwrap();
-        let stop = CancellationToken::new();
+        let stop = Shutdown::new();
         Running { worker: tokio::spawn(worker.run(stop.clone())), stop }
     }
 }
@@ -129,9 +130,9 @@ async fn a_run_is_claimed_launched_and_its_crash_reported_in_this_order() {
       "give the pool a template",
       "heartbeat w 30",
       "state PENDING Pending",
-      "label run {\"prefect.work-pool.id\":\"00000000-0000-0000-0000-000000000000\",\"prefect.work-pool.name\":\"pool\",\"prefect.worker.name\":\"w\",\"prefect.worker.type\":\"docker\"}",
-      "state PENDING Submitting",
       "prepare blue-owl: prefect flow-run execute",
+      "state PENDING Submitting",
+      "label run {\"ferryman.place\":\"here\",\"prefect.work-pool.id\":\"00000000-0000-0000-0000-000000000000\",\"prefect.work-pool.name\":\"pool\",\"prefect.worker.name\":\"w\",\"prefect.worker.type\":\"docker\"}",
       "create",
       "change run {\"infrastructure_pid\":\"fake:c\"}",
       "start",
@@ -222,7 +223,7 @@ async fn a_run_of_a_deleted_deployment_is_cancelled() {
     let worker = bench.run(bench.options()).await;
     bench.journal.until("no longer exists, cancelled run. force").await;
     worker.stop().await;
-    assert!(!bench.journal.has("PENDING"));
+    assert!(!bench.journal.has("prepare"));
 }
 
 #[tokio::test]
