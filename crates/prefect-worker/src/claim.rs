@@ -6,7 +6,7 @@
 //! name, by another of ours, or by one that does not do this (whose ids are `UUIDv4`).
 
 use prefect_api::flow_run::FlowRun;
-use uuid::{Uuid, Version};
+use uuid::{Builder, Uuid, Variant, Version};
 
 /// The workers' corner of the name space of fingerprints.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_4b7e_9c52_4e0a_8d3f_2a64_c1b0_57e9);
@@ -33,7 +33,7 @@ impl Fingerprint {
         for (byte, mark) in bytes.iter_mut().zip(self.0) {
             *byte = mark;
         }
-        Uuid::new_v8(bytes)
+        Builder::from_bytes(bytes).with_variant(Variant::RFC4122).with_version(Version::Custom).into_uuid()
     }
 
     /// Whether a worker of this fingerprint made the claim.
