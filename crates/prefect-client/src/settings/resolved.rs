@@ -121,6 +121,14 @@ impl Settings {
         })
     }
 
+    /// A setting that is one of some words, or `default`.
+    pub fn choice<T: FromStr<Err: std::fmt::Display>>(&self, name: &str, default: T) -> Result<T, Error> {
+        let Some(text) = self.get(name) else { return Ok(default) };
+        let invalid =
+            |problem: T::Err| Error::Invalid { name: name.to_owned(), problem: problem.to_string() };
+        text.trim().parse().map_err(invalid)
+    }
+
     /// A setting that is on or off, or `default`.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, Error> {
         let Some(text) = self.get(name) else { return Ok(default) };
