@@ -1,12 +1,13 @@
 //! `archive_datasetlist`: archives the datasets of a job.
 
 use archiver::{DatasetId, JobId};
-use prefect_flow::{Context, Done, Flow};
+use prefect_flow::{Context, Done, Entered, Flow};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::archive_dataset::{self, DatasetParameters};
 use crate::job::{Job, JobError, Outcomes};
+use crate::orphan::{self, OrphanError, Purpose};
 use crate::site::Site;
 use crate::step;
 
@@ -28,6 +29,14 @@ pub(crate) fn flow() -> Flow<ArchiveJob> {
     Flow::new("archive_datasetlist", archive_datasetlist)
         .description("Archives the datasets of a SciCat job from the landing zone into tar datablocks.")
         .run_name("archive_datasetlist-job_id-{job_id}")
+        .on_cancellation("tell_job", tell_job)
+        .on_crashed("tell_job", tell_job)
+}
+
+/// Tells a job whose run did not do it.
+async fn tell_job(ctx: Context, parameters: ArchiveJob, entered: Entered) -> Result<(), OrphanError> {
+    let wanted = parameters.dataset_ids.as_deref();
+    orphan::tell(&ctx, Purpose::Archive, parameters.job_id, wanted, &entered).await
 }
 
 async fn archive_datasetlist(ctx: Context, parameters: ArchiveJob) -> Result<(), JobError> {

@@ -12,7 +12,8 @@
 //!
 //! Invariants:
 //! - all settings are read and checked before the first side effect;
-//! - a job that was told `inProgress` is told how it ended, also when the run is cancelled;
+//! - a job that was told `inProgress` is told how it ended, also when the run is cancelled, and by a hook when it was
+//!   killed;
 //! - a dataset that fails does not keep the others of its job from being processed;
 //! - a dataset that another live run is archiving is left to it;
 //! - of a dataset that another run has archived nothing is changed, its lifecycle included.
@@ -22,6 +23,7 @@ mod archive_dataset;
 mod config;
 mod gauge;
 mod job;
+mod orphan;
 mod other_runs;
 mod retrieve;
 mod retrieve_dataset;

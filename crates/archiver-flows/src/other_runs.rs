@@ -25,7 +25,7 @@ const CANDIDATES: usize = 20;
 pub(crate) const UNFINISHED: [&str; 3] = ["SCHEDULED", "PENDING", "RUNNING"];
 
 /// States of a run that may be changing something. One that is about to begin will look for others itself.
-const AT_WORK: [&str; 2] = ["RUNNING", "CANCELLING"];
+pub(crate) const AT_WORK: [&str; 2] = ["RUNNING", "CANCELLING"];
 
 /// Which run to wait for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -3,11 +3,12 @@
 use archiver::{DatasetId, JobId, JobResult, JobStatus, RetrieveError, RetrievedDatablock, download_script};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use prefect_flow::{BoxError, Context, Done, Flow, TaskError};
+use prefect_flow::{BoxError, Context, Done, Entered, Flow, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Job, JobError, Outcomes};
+use crate::orphan::{self, OrphanError, Purpose};
 use crate::other_runs::{self, WaitFor};
 use crate::retrieve_dataset::{self, RetrievalParameters};
 use crate::site::Site;
@@ -29,6 +30,13 @@ pub(crate) fn flow() -> Flow<RetrieveJob> {
             "Makes the datasets of a SciCat job downloadable and puts the links into the job's result.",
         )
         .run_name("retrieve_datasetlist-job_id-{job_id}")
+        .on_cancellation("tell_job", tell_job)
+        .on_crashed("tell_job", tell_job)
+}
+
+/// Tells a job whose run did not do it.
+async fn tell_job(ctx: Context, parameters: RetrieveJob, entered: Entered) -> Result<(), OrphanError> {
+    orphan::tell(&ctx, Purpose::Retrieve, parameters.job_id, None, &entered).await
 }
 
 async fn retrieve_datasetlist(ctx: Context, parameters: RetrieveJob) -> Result<(), JobError> {

@@ -2,14 +2,16 @@
 
 use archiver::{
     ArchivedFile, Catalogue, CatalogueError, Claims, Datablock, DatablockId, DatasetId, JobId, JobResult,
-    JobStatus, LifecycleChange, RegisteredDatablock,
+    JobStatus, LifecycleChange, LifecycleStatus, RegisteredDatablock,
 };
 use async_trait::async_trait;
 use reqwest::Method;
 
 use crate::client::{Call, Client, pause};
 use crate::settings::Face;
-use crate::wire::{DatablockHead, DatablockWithFiles, Dataset, Job, JobUpdateV3, JobUpdateV4, OrigDatablock};
+use crate::wire::{
+    DatablockHead, DatablockWithFiles, Dataset, Job, JobUpdateV3, JobUpdateV4, Lifecycle, OrigDatablock,
+};
 use crate::{SciCatSettings, SciCatSettingsError};
 
 /// How often a datablock is posted before the error is told.
@@ -56,6 +58,12 @@ impl Catalogue for SciCat {
         Ok(datasets)
     }
 
+    async fn job_status(&self, job: JobId) -> Result<Option<JobStatus>, CatalogueError> {
+        let url = self.client.jobs.at(&["jobs", &job.to_string()]);
+        let call = Call::new(format!("read job {job}"), Method::GET, url);
+        Ok(self.client.fetch::<Job>(call).await?.status())
+    }
+
     async fn update_job(
         &self,
         job: JobId,
@@ -82,6 +90,11 @@ impl Catalogue for SciCat {
     ) -> Result<(), CatalogueError> {
         let call = self.dataset_call("change the lifecycle", dataset, Method::PATCH, &["datasetlifecycle"]);
         self.client.call(call.json(change)?).await.map(drop)
+    }
+
+    async fn lifecycle_status(&self, dataset: &DatasetId) -> Result<LifecycleStatus, CatalogueError> {
+        let call = self.dataset_call("read the lifecycle", dataset, Method::GET, &["datasetlifecycle"]);
+        Ok(self.client.fetch::<Lifecycle>(call).await?.status())
     }
 
     async fn claims(&self, dataset: &DatasetId) -> Result<Claims, CatalogueError> {

@@ -1,8 +1,8 @@
 //! SciCat's JSON, as far as an archiver reads or writes it. Unknown fields of answers are ignored.
 
 use archiver::{
-    ArchivedFile, Claim, Datablock, DatablockId, DatasetId, JobResult, JobStatus, ObjectKey,
-    RegisteredDatablock,
+    ArchiveStatus, ArchivedFile, Claim, Datablock, DatablockId, DatasetId, JobResult, JobStatus,
+    LifecycleStatus, ObjectKey, RegisteredDatablock, RetrieveStatus,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,7 +30,13 @@ impl Login {
 pub(crate) struct Job {
     #[serde(default)]
     dataset_list: Vec<JobDataset>,
-    job_params: Option<JobParams>,
+    #[serde(rename = "jobParams")]
+    params: Option<JobParams>,
+    /// The third face's.
+    #[serde(rename = "jobStatusMessage")]
+    status_message: Option<String>,
+    /// The fourth face's.
+    status_code: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -49,11 +55,16 @@ impl Job {
     /// The datasets of the job: v3 lists them at the top, v4 among the parameters.
     pub(crate) fn datasets(self) -> Vec<DatasetId> {
         let list = if self.dataset_list.is_empty() {
-            self.job_params.map(|params| params.dataset_list).unwrap_or_default()
+            self.params.map(|params| params.dataset_list).unwrap_or_default()
         } else {
             self.dataset_list
         };
         list.into_iter().map(|dataset| dataset.pid).collect()
+    }
+
+    /// How the job was told to stand.
+    pub(crate) fn status(&self) -> Option<JobStatus> {
+        JobStatus::of_word(self.status_code.as_deref().or(self.status_message.as_deref())?)
     }
 }
 
@@ -74,6 +85,23 @@ pub(crate) struct JobUpdateV4<'a> {
     pub(crate) status_message: JobStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job_result_object: Option<&'a JobResult>,
+}
+
+/// The lifecycle of a dataset.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Lifecycle {
+    archive_status_message: Option<String>,
+    retrieve_status_message: Option<String>,
+}
+
+impl Lifecycle {
+    pub(crate) fn status(&self) -> LifecycleStatus {
+        LifecycleStatus {
+            archive: self.archive_status_message.as_deref().and_then(ArchiveStatus::of_word),
+            retrieve: self.retrieve_status_message.as_deref().and_then(RetrieveStatus::of_word),
+        }
+    }
 }
 
 /// A dataset.

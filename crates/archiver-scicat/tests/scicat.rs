@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use archiver::{
-    ArchivedFile, Catalogue, CatalogueError, DataFile, Datablock, DatasetId, FailureClass, JobId, JobResult,
-    JobStatus, LifecycleChange, Md5Digest,
+    ArchiveStatus, ArchivedFile, Catalogue, CatalogueError, DataFile, Datablock, DatasetId, FailureClass,
+    JobId, JobResult, JobStatus, LifecycleChange, LifecycleStatus, Md5Digest, RetrieveStatus,
 };
 use archiver_scicat::{SciCat, SciCatSettings};
 use jiff::Timestamp;
@@ -80,7 +80,9 @@ async fn a_job_is_read_and_updated_in_both_faces() {
         let client = world.client(version);
         let job = world.job();
         assert_eq!(client.job_datasets(job).await.unwrap(), std::slice::from_ref(&world.dataset));
+        assert_eq!(client.job_status(job).await.unwrap(), None, "the backend's own first word");
         client.update_job(job, JobStatus::InProgress, None).await.unwrap();
+        assert_eq!(client.job_status(job).await.unwrap(), Some(JobStatus::InProgress));
         let result = JobResult { result: Vec::new(), download_script: "c2NyaXB0".to_owned() };
         client.update_job(job, JobStatus::FinishedSuccessful, Some(&result)).await.unwrap();
 
@@ -109,8 +111,12 @@ async fn a_lifecycle_change_leaves_the_rest_of_the_dataset_alone() {
         json!({"accessGroups": ["g"], "isPublished": true, "datasetlifecycle": {"exportedTo": "tape"}});
     world.server.catalogue().patch_dataset(PID, &fields);
     let client = world.client("v3");
+    assert_eq!(client.lifecycle_status(&world.dataset).await.unwrap(), LifecycleStatus::default());
     client.update_lifecycle(&world.dataset, &LifecycleChange::archived()).await.unwrap();
     client.update_lifecycle(&world.dataset, &LifecycleChange::retrieve_started()).await.unwrap();
+    let status = client.lifecycle_status(&world.dataset).await.unwrap();
+    assert_eq!(status.archive, Some(ArchiveStatus::DatasetOnArchiveDisk));
+    assert_eq!(status.retrieve, Some(RetrieveStatus::Started));
 
     let dataset = world.server.catalogue().dataset(PID).unwrap();
     assert_eq!((&dataset["accessGroups"], &dataset["isPublished"]), (&json!(["g"]), &json!(true)));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::store::ErrorSource;
 use crate::{
     ArchivedFile, Claims, Datablock, DatablockId, DatasetId, JobId, JobResult, JobStatus, LifecycleChange,
-    RegisteredDatablock,
+    LifecycleStatus, RegisteredDatablock,
 };
 
 /// A catalogue that knows datasets, what they consist of, where they are archived, and jobs.
@@ -15,6 +15,9 @@ use crate::{
 pub trait Catalogue: fmt::Debug + Send + Sync {
     /// The datasets a job is about, in its order.
     async fn job_datasets(&self, job: JobId) -> Result<Vec<DatasetId>, CatalogueError>;
+
+    /// How a job was last told to stand; `None` if it was told nothing, or words of others.
+    async fn job_status(&self, job: JobId) -> Result<Option<JobStatus>, CatalogueError>;
 
     /// Tells how a job stands. A result replaces an earlier one; `None` keeps it.
     async fn update_job(
@@ -30,6 +33,9 @@ pub trait Catalogue: fmt::Debug + Send + Sync {
         dataset: &DatasetId,
         change: &LifecycleChange,
     ) -> Result<(), CatalogueError>;
+
+    /// How archiving and retrieving a dataset stand.
+    async fn lifecycle_status(&self, dataset: &DatasetId) -> Result<LifecycleStatus, CatalogueError>;
 
     /// The files that the dataset's owner claims to have uploaded.
     async fn claims(&self, dataset: &DatasetId) -> Result<Claims, CatalogueError>;

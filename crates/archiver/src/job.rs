@@ -18,6 +18,11 @@ macro_rules! words {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
+
+            /// What a word of the catalogue means; `None` for words of others.
+            pub fn of_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
         }
 
         impl fmt::Display for $name {
@@ -83,6 +88,20 @@ impl JobStatus {
             _ => Self::FinishedWithDatasetErrors,
         }
     }
+
+    /// Whether the job has ended.
+    pub fn is_final(self) -> bool {
+        self != Self::InProgress
+    }
+}
+
+/// How archiving and retrieving a dataset stand, as far as the catalogue says it in words of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifecycleStatus {
+    /// How archiving stands.
+    pub archive: Option<ArchiveStatus>,
+    /// How retrieval stands.
+    pub retrieve: Option<RetrieveStatus>,
 }
 
 /// The fields of a dataset's lifecycle that one step changes; all others are left as they are.
@@ -186,5 +205,12 @@ mod tests {
         assert_eq!(JobStatus::of_outcomes(2, 0).as_str(), "finishedSuccessful");
         assert_eq!(JobStatus::of_outcomes(0, 1).as_str(), "finishedUnsuccessful");
         assert_eq!(JobStatus::of_outcomes(1, 1).as_str(), "finishedWithDatasetErrors");
+    }
+
+    #[test]
+    fn words_of_others_mean_nothing() {
+        assert_eq!(JobStatus::of_word("inProgress"), Some(JobStatus::InProgress));
+        assert_eq!(JobStatus::of_word("jobSubmitted"), None);
+        assert!(!JobStatus::InProgress.is_final() && JobStatus::FinishedWithDatasetErrors.is_final());
     }
 }

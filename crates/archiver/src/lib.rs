@@ -54,7 +54,7 @@ pub use error::{ArchiveError, FailureClass};
 pub use id::{
     BucketName, DatasetId, InvalidBucketName, InvalidDatasetId, JobId, ObjectAddress, ObjectKey, artifact_key,
 };
-pub use job::{ArchiveStatus, JobResult, JobStatus, LifecycleChange, RetrieveStatus};
+pub use job::{ArchiveStatus, JobResult, JobStatus, LifecycleChange, LifecycleStatus, RetrieveStatus};
 pub use journal::UndoReport;
 pub use landing::{Kept, Landed, Released, SourceFile};
 pub use member::{InvalidMemberPath, MemberPath};

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::Engine;
-use crate::error::{ArtifactError, Cancelled, RecordError};
+use crate::error::{ArtifactError, Cancelled, LimitError, RecordError};
 use crate::flow::Flow;
 use crate::report::{Level, Origin, Progress, check_key, link};
+use crate::slots::Slots;
 use crate::subflow::Subflow;
 use crate::task::Task;
 
@@ -152,6 +153,58 @@ impl Context {
     /// The value of a Prefect Secret block.
     pub async fn secret(&self, name: &str) -> Result<SecretString, RecordError> {
         crate::record::secret(self.client(), self.run.engine.patience(), name).await
+    }
+
+    /// Takes so many slots of each of these global concurrency limits and holds them until the result is dropped; waits
+    /// until they are free, unless the run is cancelled. Limits that do not exist limit nothing, with a warning. Cancel
+    /// safe, so that [`tokio::time::timeout`] bounds the waiting.
+    pub async fn concurrency<N: Into<String>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        slots: u32,
+    ) -> Result<Slots, LimitError> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        let holder = match &self.task {
+            Some(task) => json!({"type": "task_run", "id": task.id}),
+            None => json!({"type": "flow_run", "id": self.run.id}),
+        };
+        let taken = self.run.engine.limits().take(names.clone(), slots, holder);
+        match self.unless_newly_cancelled(taken).await? {
+            Ok(Some(slots)) => Ok(slots),
+            Ok(None) => {
+                self.warn_of_missing(&names);
+                Ok(Slots::none())
+            }
+            Err(source) => Err(LimitError::Refused { names, slots, source }),
+        }
+    }
+
+    /// Takes so many slots of each of these limits, which come back by themselves at the rates of the limits; waits
+    /// until there are so many, unless the run is cancelled. Limits that do not exist limit nothing, with a warning.
+    pub async fn rate_limit<N: Into<String>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        slots: u32,
+    ) -> Result<(), LimitError> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        let taken = self.run.engine.limits().take_rate(&names, slots);
+        match self.unless_newly_cancelled(taken).await? {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.warn_of_missing(&names);
+                Ok(())
+            }
+            Err(source) => Err(LimitError::Refused { names, slots, source }),
+        }
+    }
+
+    fn warn_of_missing(&self, names: &[String]) {
+        self.warn(format!("Concurrency limits {names:?} do not exist - skipping acquisition."));
+    }
+
+    /// Like [`Self::unless_cancelled`], but what is begun after the cancellation goes to its end: it undoes.
+    async fn unless_newly_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
+        if self.is_cancelled() { Ok(future.await) } else { self.unless_cancelled(future).await }
     }
 
     /// Creates a Markdown artifact. Like all artifacts it is queued and sent in order; a server that is away

@@ -193,6 +193,25 @@ pub enum RecordError {
     },
 }
 
+/// Slots of concurrency limits that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// The server refuses: there are not so many, or the limit gives none back by itself where a rate is asked for.
+    #[error("take {slots} slot(s) of the concurrency limits {names:?}")]
+    Refused {
+        /// The limits.
+        names: Vec<String>,
+        /// How many of each.
+        slots: u32,
+        /// Why.
+        source: prefect_client::Error,
+    },
+    /// The run was cancelled while it waited.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
 /// An artifact that the server would refuse.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

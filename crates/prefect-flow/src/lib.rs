@@ -49,13 +49,16 @@ mod task;
 mod terminal;
 
 pub use context::Context;
-pub use error::{ArtifactError, BoxError, Cancelled, RecordError, SubflowError, TaskCause, TaskError, chain};
+pub use error::{
+    ArtifactError, BoxError, Cancelled, LimitError, RecordError, SubflowError, TaskCause, TaskError, chain,
+};
 pub use exit::Exit;
 pub use flow::Flow;
 pub use hook::Entered;
 pub use parameters::ParameterError;
 pub use program::Program;
 pub use report::Progress;
+pub use slots::Slots;
 pub use subflow::Subflow;
 pub use task::{Delays, Done, Handle, Submitted, Task, Upstream};
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by its panic")]
 
 mod archive;
+mod killed;
 mod prefect;
 mod retrieve;
 mod settings;

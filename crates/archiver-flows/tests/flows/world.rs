@@ -10,7 +10,7 @@ use testkit::s3::{self, Restore, S3Server};
 use testkit::scicat::{self, SciCat};
 use tokio::time::{sleep, timeout};
 
-use crate::prefect::Prefect;
+use crate::prefect::{Prefect, set_state};
 
 pub(crate) const LANDING: &str = "dev.landingzone";
 pub(crate) const ARCHIVE: &str = "dev.archival";
@@ -91,16 +91,30 @@ impl World {
 
     /// The program about to run `flow`.
     fn command(&self, flow: &str, parameters: &[(&str, Value)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_archiver-flows"))
-            .args(["run", flow])
-            .env("PREFECT_API_URL", self.prefect.url())
-            .env("PREFECT_HOME", self.home.path())
-            .env("PREFECT_LOGGING_TO_API_BATCH_INTERVAL", "0.1")
-            .envs(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let mut command = self.program().args(["run", flow]);
         for (name, value) in parameters {
             command = command.args(["--param".to_owned(), format!("{name}={value}")]);
         }
         command
+    }
+
+    fn program(&self) -> Command {
+        Command::new(env!("CARGO_BIN_EXE_archiver-flows"))
+            .env("PREFECT_API_URL", self.prefect.url())
+            .env("PREFECT_HOME", self.home.path())
+            .env("PREFECT_LOGGING_TO_API_BATCH_INTERVAL", "0.1")
+            .envs(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+
+    /// Runs the hooks of the run of this name, whose process is gone, as a worker does when it has reported the crash.
+    pub(crate) async fn run_crash_hooks(&self, name: &str) -> Output {
+        let id = {
+            let mut records = self.prefect.records();
+            let run = records.flow_runs.iter_mut().find(|run| run["name"] == name).unwrap();
+            set_state(run, &json!({"type": "CRASHED", "name": "Crashed", "message": "killed"}));
+            run["id"].as_str().unwrap().to_owned()
+        };
+        self.program().args(["flow-run", "hook", "crashed", &id]).output(DEADLINE).await.unwrap()
     }
 
     pub(crate) async fn run(&self, flow: &str, parameters: &[(&str, Value)]) -> Output {

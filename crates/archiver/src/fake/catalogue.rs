@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::locked;
 use crate::{
     ArchivedFile, Catalogue, CatalogueError, Claims, DataFile, Datablock, DatablockId, DatasetId, JobId,
-    JobResult, JobStatus, LifecycleChange, ObjectKey, RegisteredDatablock,
+    JobResult, JobStatus, LifecycleChange, LifecycleStatus, ObjectKey, RegisteredDatablock,
 };
 
 /// Decides whether a call fails. It gets the call's name (that of the port's method).
@@ -149,6 +149,11 @@ impl Catalogue for MemoryCatalogue {
         })
     }
 
+    async fn job_status(&self, job: JobId) -> Result<Option<JobStatus>, CatalogueError> {
+        let state = self.call("job_status")?;
+        Ok(state.jobs.get(&job.to_string()).and_then(|(_, statuses)| statuses.last().copied()))
+    }
+
     async fn update_job(
         &self,
         job: JobId,
@@ -167,6 +172,16 @@ impl Catalogue for MemoryCatalogue {
     ) -> Result<(), CatalogueError> {
         self.call("update_lifecycle")?.lifecycles.entry(dataset.clone()).or_default().push(*change);
         Ok(())
+    }
+
+    async fn lifecycle_status(&self, dataset: &DatasetId) -> Result<LifecycleStatus, CatalogueError> {
+        let state = self.call("lifecycle_status")?;
+        let mut status = LifecycleStatus::default();
+        for change in state.lifecycles.get(dataset).into_iter().flatten() {
+            status.archive = change.archive_status_message.or(status.archive);
+            status.retrieve = change.retrieve_status_message.or(status.retrieve);
+        }
+        Ok(status)
     }
 
     async fn claims(&self, dataset: &DatasetId) -> Result<Claims, CatalogueError> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use prefect_api::deployment::{GlobalConcurrencyLimit, Lease};
+use prefect_api::deployment::{GlobalConcurrencyLimit, Lease, LeasedLimit};
 use prefect_api::id::LeaseId;
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -13,9 +14,9 @@ use crate::retry::SHORTEST;
 
 /// The answer to a request for slots.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Acquire {
-    /// The slots are ours while the lease is renewed. Names that do not exist are missing in it.
-    Granted(Lease),
+pub enum Acquire<G = Lease> {
+    /// The slots are ours, while the lease is renewed if there is one. Names that do not exist are missing in it.
+    Granted(G),
     /// There are not enough free slots; ask again after this.
     Full {
         /// What the server proposes to wait.
@@ -56,9 +57,19 @@ impl Client {
         if let (Some(holder), Some(body)) = (holder, body.as_object_mut()) {
             body.insert("holder".to_owned(), holder.clone());
         }
-        let call = Call::new(Method::POST, "v2/concurrency_limits/increment-with-lease", &[]).json(&body);
+        self.acquire(Call::new(Method::POST, "v2/concurrency_limits/increment-with-lease", &[]).json(&body))
+            .await
+    }
+
+    /// Asks for `slots` of each named limit, all or none, which come back by themselves.
+    pub async fn take_rate(&self, names: &[String], slots: u32) -> Result<Acquire<Vec<LeasedLimit>>, Error> {
+        let body = json!({"names": names, "slots": slots, "mode": "rate_limit"});
+        self.acquire(Call::new(Method::POST, "v2/concurrency_limits/increment", &[]).json(&body)).await
+    }
+
+    async fn acquire<G: DeserializeOwned>(&self, call: Call<'_>) -> Result<Acquire<G>, Error> {
         match self.read(call).await {
-            Ok(lease) => Ok(Acquire::Granted(lease)),
+            Ok(granted) => Ok(Acquire::Granted(granted)),
             Err(Error::Status { status: 423, retry_after, .. }) => {
                 let retry_after = retry_after.unwrap_or(Duration::from_secs(1)).max(SHORTEST);
                 Ok(Acquire::Full { retry_after })
@@ -81,5 +92,11 @@ impl Client {
         let body = json!({"lease_id": id});
         self.call(Call::new(Method::POST, "v2/concurrency_limits/decrement-with-lease", &[]).json(&body))
             .await
+    }
+
+    /// Gives slots back by the names of their limits: those of a lease that the server has forgotten.
+    pub async fn release_slots(&self, names: &[String], slots: u32) -> Result<(), Error> {
+        let body = json!({"names": names, "slots": slots});
+        self.call(Call::new(Method::POST, "v2/concurrency_limits/decrement", &[]).json(&body)).await
     }
 }

@@ -34,7 +34,7 @@ use crate::flow::AnyFlow;
 use crate::program::Program;
 use crate::record::Variables;
 use crate::report::{ArtifactQueue, LogSink, Progress};
-use crate::slots::TagLimits;
+use crate::slots::Limits;
 use crate::terminal::Terminal;
 use watch::CancelWatch;
 
@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     events: EventSender,
     logs: LogSink,
     artifacts: ArtifactQueue,
-    limits: TagLimits,
+    limits: Limits,
     variables: Variables,
     watch: CancelWatch,
     permits: Arc<Semaphore>,
@@ -91,7 +91,7 @@ impl Engine {
         Arc::new(Self {
             events: EventSender::spawn(client.clone()),
             artifacts: ArtifactQueue::spawn(client.clone(), Arc::clone(&patience), &tasks, closing.clone()),
-            limits: TagLimits::new(client.clone(), Arc::clone(&patience), tasks.clone()),
+            limits: Limits::new(client.clone(), Arc::clone(&patience), tasks.clone(), options.renew_after),
             variables: Variables::default(),
             permits: Arc::new(Semaphore::new(program.concurrency)),
             version: program.version,
@@ -171,7 +171,7 @@ impl Engine {
         &self.events
     }
 
-    pub(crate) const fn limits(&self) -> &TagLimits {
+    pub(crate) const fn limits(&self) -> &Limits {
         &self.limits
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) last_words: Duration,
     /// How long the last reports may take at the end: `PREFECT_FLOW_RUN_CLOSE_SECONDS`, 60.
     pub(crate) close_deadline: Duration,
+    /// The part of a lease's time after which it is renewed.
+    pub(crate) renew_after: f64,
     /// Time between heartbeats: `PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180, at least 30.
     pub(crate) heartbeat: Duration,
     /// Time between looks at the run while no events arrive.
@@ -40,6 +42,7 @@ impl Default for Options {
             hook_limit: Duration::from_mins(1),
             last_words: Duration::from_secs(5),
             close_deadline: Duration::from_mins(1),
+            renew_after: 0.75,
             heartbeat: Duration::from_mins(3),
             poll_interval: Duration::from_secs(10),
             logging: Logging::default(),
@@ -60,6 +63,7 @@ impl Options {
             close_deadline: seconds("PREFECT_FLOW_RUN_CLOSE_SECONDS", default.close_deadline)?,
             hook_limit: seconds("PREFECT_FLOW_RUN_HOOK_SECONDS", default.hook_limit)?,
             last_words: default.last_words,
+            renew_after: default.renew_after,
             heartbeat: heartbeat.max(Duration::from_secs(30)),
             poll_interval: default.poll_interval,
             logging: Logging::new(settings)?,

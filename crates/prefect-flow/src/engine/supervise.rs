@@ -7,15 +7,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prefect_api::event::{Event, Resource};
 use prefect_api::id::LeaseId;
+use prefect_client::Error;
+use serde_json::json;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::watch::{Stop, Watched};
 use crate::context::{Context, Run};
-use crate::error::{BoxError, panic_message};
+use crate::error::{BoxError, chain, panic_message};
 use crate::flow::AnyFlow;
 use crate::parameters::Parameters;
+use crate::slots::is_gone;
 
 /// How long the server is to keep a deployment's slot without a renewal.
 const LEASE: Duration = Duration::from_mins(5);
@@ -23,6 +26,8 @@ const LEASE: Duration = Duration::from_mins(5);
 const RENEW: Duration = Duration::from_secs(225);
 /// When it is renewed after a renewal that got no answer.
 const RENEW_SOON: Duration = Duration::from_secs(10);
+/// The server gives at most so many records at once; a limit that is higher is not watched.
+const AT_WORK_LIMIT: u32 = 200;
 /// Subflows have the same time of grace as the flow that they are in; then they have their own tasks to wait for
 /// and an end to report, for which they get so many times as long.
 const SUBFLOWS_LONGER: u32 = 4;
@@ -100,7 +105,7 @@ pub(super) async fn attempt(
     let mut background = JoinSet::new();
     background.spawn(heartbeats(Arc::clone(&run)));
     if let Some(lease) = lease {
-        background.spawn(keep_slot(Arc::clone(&engine), lease, interrupts.slot_lost.clone()));
+        background.spawn(keep_slot(Arc::clone(&run), lease, interrupts.slot_lost.clone()));
     }
     let (tasks, subflows) = (run.tasks.clone(), run.subflows.clone());
     // In a task of its own: a panic is caught, and it can be dropped without us.
@@ -221,22 +226,56 @@ async fn heartbeats(run: Arc<Run>) {
     }
 }
 
-/// Renews the lease on the deployment's slot, from the first moment on. A server that is away is no reason to
-/// stop; one that says that the slot is gone is.
-async fn keep_slot(engine: Arc<Engine>, lease: LeaseId, lost: CancellationToken) {
+/// Renews the lease on the deployment's slot, from the first moment on. A server that is away is no reason to stop, nor
+/// is one that has forgotten the lease: restarted, it still counts the slot, and frees it when the run ends.
+async fn keep_slot(run: Arc<Run>, lease: LeaseId, lost: CancellationToken) {
+    let client = run.engine.client();
     loop {
-        let pause = match engine.client.renew_lease(lease, LEASE).await {
+        let pause = match client.renew_lease(lease, LEASE).await {
             Ok(()) => RENEW,
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "the lease on the deployment's concurrency slot was not renewed");
-                RENEW_SOON
-            }
+            Err(error) if is_gone(&error) => break,
             Err(error) => {
-                tracing::error!(%error, "the deployment's concurrency slot is lost");
-                lost.cancel();
-                return;
+                let error = chain(&error);
+                tracing::warn!(error, "the lease on the deployment's concurrency slot was not renewed");
+                RENEW_SOON
             }
         };
         tokio::time::sleep(pause).await;
     }
+    Context::of_flow(Arc::clone(&run)).warn(
+        "The lease on the deployment's concurrency slot is gone: the Prefect server was restarted, or could not be \
+         reached for long. The flow run goes on as long as the deployment has no more runs at work than its limit.",
+    );
+    loop {
+        match is_given_away(&run).await {
+            Ok(true) => return lost.cancel(),
+            Ok(false) => {}
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(
+                    error,
+                    "nobody can tell whether the deployment's concurrency slot was given away"
+                );
+            }
+        }
+        tokio::time::sleep(RENEW).await;
+    }
+}
+
+/// Whether the deployment has more runs at work than slots, so that one of them has ours.
+async fn is_given_away(run: &Run) -> Result<bool, Error> {
+    let Some(deployment) = run.deployment else { return Ok(false) };
+    let client = run.engine.client();
+    let Some(limit) = client.read_deployment(deployment).await?.global_concurrency_limit else {
+        return Ok(false);
+    };
+    let filter = json!({
+        "flow_runs": {
+            "deployment_id": {"any_": [deployment]},
+            "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}},
+        },
+        "limit": AT_WORK_LIMIT,
+    });
+    let at_work = client.filter_flow_runs(&filter).await?.len();
+    Ok(u32::try_from(at_work).is_ok_and(|at_work| at_work > limit.limit))
 }

@@ -196,7 +196,7 @@ impl TaskRun {
         }
         let limits = self.ctx.run.engine.limits();
         let id: TaskRunId = self.reporter.id();
-        match self.until_cancelled(limits.take(&self.tags, id)).await? {
+        match self.until_cancelled(limits.take_tags(&self.tags, id)).await? {
             Ok(Taken::Held(slots)) => Ok(Some(slots)),
             Ok(Taken::Unlimited { first }) => {
                 if first {

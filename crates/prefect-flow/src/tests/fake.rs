@@ -51,7 +51,9 @@ pub(super) struct Inner {
     pub(super) failures: Vec<(String, u32, u16)>,
     /// Limits by name, with free slots.
     pub(super) limits: HashMap<String, u32>,
-    pub(super) leases: HashMap<String, Vec<String>>,
+    pub(super) leases: HashMap<String, (Vec<String>, u32)>,
+    /// Leases that a restart has cost; their slots still count.
+    pub(super) forgotten: Vec<String>,
     pub(super) refuse_sockets: bool,
     /// Calls of these paths take effect, but are not answered as long as they are here.
     pub(super) held: Vec<String>,
@@ -311,37 +313,71 @@ impl Inner {
             ("POST", ["v2", "concurrency_limits", "increment-with-lease"]) => self.acquire(body),
             ("POST", ["v2", "concurrency_limits", "decrement-with-lease"]) => {
                 let lease = body["lease_id"].as_str().unwrap();
-                for name in self.leases.remove(lease).unwrap_or_default() {
-                    *self.limits.get_mut(&name).unwrap() += 1;
-                }
+                let (names, slots) = self.leases.remove(lease).unwrap_or_default();
+                self.free(&names, slots);
                 (204, Value::Null)
+            }
+            ("POST", ["v2", "concurrency_limits", "decrement"]) => {
+                let names: Vec<String> = serde_json::from_value(body["names"].clone()).unwrap();
+                self.free(&names, u32::try_from(body["slots"].as_u64().unwrap()).unwrap());
+                (200, json!([]))
+            }
+            ("POST", ["v2", "concurrency_limits", "increment"]) => self.take_rate(body),
+            ("POST", ["v2", "concurrency_limits", "leases", id, "renew"]) => {
+                (if self.forgotten.iter().any(|lease| lease == id) { 410 } else { 204 }, Value::Null)
             }
             ("POST", ["events"]) => {
                 self.events.extend(body.as_array().unwrap().iter().cloned());
                 (204, Value::Null)
             }
             ("POST", ["logs"]) => (201, Value::Null),
-            ("PATCH", ["artifacts", _]) | ("POST", ["v2", "concurrency_limits", "leases", _, "renew"]) => {
-                (204, Value::Null)
-            }
+            ("PATCH", ["artifacts", _]) => (204, Value::Null),
             _ => (404, json!({"exception_message": format!("no route {method} {path}")})),
         }
     }
 
     fn acquire(&mut self, body: &Value) -> (u16, Value) {
-        let names: Vec<String> = serde_json::from_value(body["names"].clone()).unwrap();
-        let known: Vec<String> = names.into_iter().filter(|name| self.limits.contains_key(name)).collect();
-        if known.iter().any(|name| self.limits[name] == 0) {
+        let (known, slots, limits) = self.asked(body);
+        if known.iter().any(|name| self.limits[name] < slots) {
             return (423, json!({"detail": "Locked"}));
         }
-        let lease = Uuid::new_v4().to_string();
-        let limits: Vec<Value> =
-            known.iter().map(|name| json!({"id": Uuid::new_v4(), "name": name, "limit": 1})).collect();
         for name in &known {
-            *self.limits.get_mut(name).unwrap() -= 1;
+            *self.limits.get_mut(name).unwrap() -= slots;
         }
-        self.leases.insert(lease.clone(), known);
+        let lease = Uuid::new_v4().to_string();
+        self.leases.insert(lease.clone(), (known, slots));
         (200, json!({"lease_id": lease, "limits": limits}))
+    }
+
+    fn take_rate(&mut self, body: &Value) -> (u16, Value) {
+        let (known, slots, limits) = self.asked(body);
+        if known.iter().any(|name| self.limits[name] < slots) {
+            return (423, json!({"detail": "Locked"}));
+        }
+        for name in &known {
+            *self.limits.get_mut(name).unwrap() -= slots;
+        }
+        (200, limits)
+    }
+
+    fn asked(&self, body: &Value) -> (Vec<String>, u32, Value) {
+        let names: Vec<String> = serde_json::from_value(body["names"].clone()).unwrap();
+        let known: Vec<String> = names.into_iter().filter(|name| self.limits.contains_key(name)).collect();
+        let limits =
+            known.iter().map(|name| json!({"id": Uuid::new_v4(), "name": name, "limit": 1})).collect();
+        (known, u32::try_from(body["slots"].as_u64().unwrap()).unwrap(), limits)
+    }
+
+    fn free(&mut self, names: &[String], slots: u32) {
+        for name in names {
+            *self.limits.get_mut(name).unwrap() += slots;
+        }
+    }
+
+    /// As when the server is restarted, which keeps leases in memory and counts in its database.
+    pub(super) fn forget_leases(&mut self) {
+        let leases = std::mem::take(&mut self.leases);
+        self.forgotten.extend(leases.into_keys());
     }
 
     fn create_task_run(&mut self, body: &Value) -> Value {
@@ -361,7 +397,12 @@ impl Inner {
         let wanted =
             |key: &str, value: &Value| filter[key]["any_"].as_array().is_none_or(|any| any.contains(value));
         let runs = self.runs.values().map(|run| &run.record);
-        runs.filter(|it| wanted("id", &it["id"]) && wanted("parent_task_run_id", &it["parent_task_run_id"]))
+        ["id", "parent_task_run_id", "deployment_id"]
+            .into_iter()
+            .fold(runs.collect::<Vec<_>>(), |found, key| {
+                found.into_iter().filter(|it| wanted(key, &it[key])).collect()
+            })
+            .into_iter()
             .cloned()
             .collect()
     }
