@@ -104,6 +104,9 @@ pub struct StateDetails {
     /// Which pause of the run this is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_key: Option<String>,
+    /// Where the input that a pause waits for is kept with the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_input_keyset: Option<RunInputKeyset>,
     /// Whether a failure may be retried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retriable: Option<bool>,
@@ -113,6 +116,29 @@ pub struct StateDetails {
     /// The lease on the deployment's concurrency slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment_concurrency_lease_id: Option<LeaseId>,
+}
+
+/// The keys under which a pause keeps its form and its answer with the run (contract §3.8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInputKeyset {
+    /// Key of the words above the form.
+    pub description: String,
+    /// Key of what was filled in.
+    pub response: String,
+    /// Key of the form's JSON Schema.
+    pub schema: String,
+}
+
+impl RunInputKeyset {
+    /// The keys of a pause: `state` is the state's name, `key` the pause's.
+    pub fn of_pause(state: &str, key: &str) -> Self {
+        let base = format!("{}-{key}", state.to_lowercase());
+        Self {
+            description: format!("{base}-description"),
+            response: format!("{base}-response"),
+            schema: format!("{base}-schema"),
+        }
+    }
 }
 
 /// A state as the server reports it.

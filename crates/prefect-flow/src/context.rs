@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prefect_api::event::Resource;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::engine::Engine;
 use crate::error::{ArtifactError, Cancelled, LimitError, RecordError};
 use crate::flow::Flow;
+use crate::pause::{Kind, Pause};
 use crate::report::{Level, Origin, Progress, check_key, link};
 use crate::slots::Slots;
 use crate::subflow::Subflow;
@@ -52,7 +54,11 @@ pub(crate) struct Run {
     pub(crate) tasks: TaskTracker,
     /// Runs of subflows.
     pub(crate) subflows: TaskTracker,
-    /// Calls of subflows so far, by task key.
+    /// Fires when the run has suspended itself.
+    pub(crate) suspended: CancellationToken,
+    /// The deployment's slot went to others, since the run was paused.
+    pub(crate) gave_slot_back: AtomicBool,
+    /// Calls of subflows so far, by task key; and of pauses.
     pub(crate) calls: Mutex<HashMap<String, u32>>,
 }
 
@@ -297,6 +303,18 @@ impl Context {
     /// The result of a future, unless the work is to stop first: then the future is dropped.
     pub async fn unless_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
         self.run.cancellation.run_until_cancelled(future).await.ok_or(Cancelled)
+    }
+
+    /// Pauses the flow run until somebody resumes it; the process waits. Tasks that are at work go on.
+    pub fn pause(&self) -> Pause {
+        Pause::new(self.clone(), Kind::Pause)
+    }
+
+    /// Suspends the flow run: this process ends, and when somebody resumes the run, another one runs the flow from its
+    /// beginning, where this suspension has then no effect. The code behind it is never reached in this process; tasks
+    /// that were submitted go to their end. Only runs of deployments can be suspended, and no subflows.
+    pub fn suspend(&self) -> Pause {
+        Pause::new(self.clone(), Kind::Suspend)
     }
 
     /// A task of this name. The name is its identity over all runs of the flow; what differs between calls

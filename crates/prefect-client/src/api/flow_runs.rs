@@ -90,6 +90,17 @@ impl Client {
         self.read(Call::new(Method::POST, "flow_runs/filter", &[]).json(filter)).await
     }
 
+    /// Keeps a value with a run, for a pause that waits for input.
+    pub async fn create_flow_run_input(&self, id: FlowRunId, key: &str, value: &Value) -> Result<(), Error> {
+        let body = json!({"key": key, "value": value.to_string(), "sender": null});
+        self.call(Call::new(Method::POST, "flow_runs/{}/input", &[&id.to_string()]).json(&body)).await
+    }
+
+    /// A value that is kept with a run.
+    pub async fn read_flow_run_input(&self, id: FlowRunId, key: &str) -> Result<Option<Value>, Error> {
+        self.read_optional(Call::new(Method::GET, "flow_runs/{}/input/{}", &[&id.to_string(), key])).await
+    }
+
     /// The graph of a flow run, as its page in the UI shows it.
     pub async fn read_graph(&self, id: FlowRunId) -> Result<Value, Error> {
         self.read(Call::new(Method::GET, "flow_runs/{}/graph-v2", &[&id.to_string()])).await

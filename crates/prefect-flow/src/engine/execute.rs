@@ -83,6 +83,9 @@ pub(crate) async fn execute(engine: &Arc<Engine>, program: &Program, id: FlowRun
         biased;
         prepared = prepare(engine, program, id) => prepared?,
         () = engine.terminated.cancelled() => {
+            if engine.options.reschedule && reschedule(engine, id).await.map_err(report)? {
+                return Ok(End::Left("The flow run was rescheduled.".to_owned()));
+            }
             hooks::crash(engine, program, id, None).await.map_err(report)?;
             return Ok(End::Crashed(ABORTED.to_owned()));
         }
@@ -262,6 +265,14 @@ pub(super) async fn pull(engine: &Engine, run: &FlowRun, steps: &[Value]) {
         event.payload.insert("inputs".to_owned(), inputs.clone());
         engine.events().send(event).await;
     }
+}
+
+/// Hands a run that was never started back to its work pool. `false` if the server does not take it.
+async fn reschedule(engine: &Engine, id: FlowRunId) -> Result<bool, prefect_client::Error> {
+    let state = NewState::new(StateType::Scheduled).named("AwaitingRetry").scheduled_at(Timestamp::now());
+    let call = || engine.client().set_flow_run_state(id, &state, false);
+    let answer = engine.patience().insist("reschedule the flow run", call).await?;
+    Ok(matches!(answer, Answer::Accept(_)))
 }
 
 /// Proposes a final state of a run that was never started.

@@ -202,6 +202,11 @@ impl Engine {
         progress
     }
 
+    /// Time between looks whether a paused run was resumed.
+    pub(crate) const fn pause_poll(&self) -> Duration {
+        self.options.poll_interval
+    }
+
     fn grace(&self, terminated: bool) -> Duration {
         if terminated { self.options.terminate_grace } else { self.options.cancel_grace }
     }

@@ -27,6 +27,9 @@ pub(crate) struct Options {
     pub(crate) renew_after: f64,
     /// Time between heartbeats: `PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180, at least 30.
     pub(crate) heartbeat: Duration,
+    /// Whether a run whose process gets SIGTERM goes back to its work pool instead of crashing:
+    /// `PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule`.
+    pub(crate) reschedule: bool,
     /// Time between looks at the run while no events arrive.
     pub(crate) poll_interval: Duration,
     /// What is logged and how it is sent: `PREFECT_LOGGING_*`.
@@ -44,6 +47,7 @@ impl Default for Options {
             close_deadline: Duration::from_mins(1),
             renew_after: 0.75,
             heartbeat: Duration::from_mins(3),
+            reschedule: false,
             poll_interval: Duration::from_secs(10),
             logging: Logging::default(),
         }
@@ -65,6 +69,9 @@ impl Options {
             last_words: default.last_words,
             renew_after: default.renew_after,
             heartbeat: heartbeat.max(Duration::from_secs(30)),
+            reschedule: settings
+                .get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
+                .is_some_and(|behavior| behavior.eq_ignore_ascii_case("reschedule")),
             poll_interval: default.poll_interval,
             logging: Logging::new(settings)?,
         })

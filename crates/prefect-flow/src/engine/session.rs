@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -154,6 +155,8 @@ impl Session {
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
             subflows: TaskTracker::new(),
+            suspended: CancellationToken::new(),
+            gave_slot_back: AtomicBool::new(false),
             calls: Mutex::new(HashMap::new()),
         })
     }
@@ -223,6 +226,7 @@ impl Session {
                 let message = format!("Flow run panicked: {message}");
                 self.crash(message).await.map(Some)
             }
+            Outcome::Suspended => Ok(Some(self.suspended())),
             Outcome::Interrupted(interrupt) => self.end_interrupted(interrupt).await.map(Some),
         }
     }
@@ -281,11 +285,14 @@ impl Session {
             Interrupt::NotOurs(stop) => {
                 let why = match stop {
                     Stop::Gone => "The flow run was deleted.",
-                    Stop::Cancelling | Stop::Cancelled => "The flow run was cancelled by somebody else.",
+                    Stop::Cancelling | Stop::Cancelled | Stop::Suspended => {
+                        "The flow run was cancelled by somebody else."
+                    }
                 };
                 self.log(Level::Info, why.to_owned());
                 Ok(End::Left(why.to_owned()))
             }
+            Interrupt::Suspended => Ok(self.suspended()),
             Interrupt::SlotLost => {
                 let message = "The concurrency slot of the deployment was lost. The flow run was ended, because \
                                another one may have the slot.";
@@ -296,10 +303,41 @@ impl Session {
                 let look = tokio::time::timeout(LAST_LOOK, self.engine.client.read_flow_run(self.id)).await;
                 match look {
                     Ok(Ok(run)) if run.state_type == Some(StateType::Cancelling) => self.cancel().await,
+                    // Only a deployment has a pool whose workers look for the run.
+                    _ if self.engine.options.reschedule
+                        && self.deployment.is_some()
+                        && self.hand_back().await? =>
+                    {
+                        Ok(End::Left("The flow run was rescheduled.".to_owned()))
+                    }
                     _ => self.crash(ABORTED.to_owned()).await,
                 }
             }
         }
+    }
+
+    /// Leaves a suspended run to whoever resumes it.
+    fn suspended(&self) -> End {
+        let line = format!("Finished in state {}", py_state(StateType::Paused, "Suspended", ""));
+        self.log(Level::Info, line.clone());
+        End::Left(line)
+    }
+
+    /// Hands the run back to its work pool, to be run again from the beginning. `false` if the server does not take it.
+    async fn hand_back(&self) -> Result<bool, Error> {
+        if self.retries_in_process {
+            self.allow_retry_from_ui().await;
+        }
+        let state = NewState::new(StateType::Scheduled).named("AwaitingRetry").scheduled_at(Timestamp::now());
+        let taken = match self.propose(&state, false).await? {
+            Answer::Accept(_) => true,
+            Answer::Reject { state: Some(now), .. } => now.entered_by(&state),
+            _ => false,
+        };
+        if taken {
+            self.log(Level::Info, "Rescheduled flow run for resubmission in response to SIGTERM".to_owned());
+        }
+        Ok(taken)
     }
 
     /// Finishes a cancellation.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -39,6 +40,8 @@ pub(super) enum Interrupt {
     Cancelled,
     /// The run is none of ours any more: finished off, or deleted.
     NotOurs(Stop),
+    /// The run was suspended from outside.
+    Suspended,
     /// The slot of the deployment's limit was given to another run.
     SlotLost,
     /// The process is asked to end.
@@ -53,6 +56,8 @@ pub(super) enum Outcome {
     Panicked(String),
     /// It took too long.
     TimedOut(Duration),
+    /// It has suspended its run.
+    Suspended,
     /// It was interrupted, and did not complete in its time of grace.
     Interrupted(Interrupt),
 }
@@ -80,11 +85,25 @@ impl Interrupts {
             biased;
             stop = self.watched.stopped() => match stop {
                 Stop::Cancelling => Interrupt::Cancelled,
+                Stop::Suspended => Interrupt::Suspended,
                 stop => Interrupt::NotOurs(stop),
             },
             () = self.terminated.cancelled() => Interrupt::Terminated,
             () = parent => Interrupt::Cancelled,
             () = self.slot_lost.cancelled() => Interrupt::SlotLost,
+        }
+    }
+}
+
+impl Interrupts {
+    /// Waits until a run that has suspended itself is to stop for another reason.
+    async fn but_suspension(&self) -> Interrupt {
+        match self.next().await {
+            Interrupt::Suspended => tokio::select! {
+                () = self.terminated.cancelled() => Interrupt::Terminated,
+                () = self.slot_lost.cancelled() => Interrupt::SlotLost,
+            },
+            interrupt => interrupt,
         }
     }
 }
@@ -131,10 +150,25 @@ pub(super) async fn attempt(
     let outcome = tokio::select! {
         biased;
         joined = body.join_next() => returned(joined),
+        () = run.suspended.cancelled() => {
+            body.abort_all();
+            run.tasks.close();
+            tokio::select! {
+                () = run.tasks.wait() => {}
+                _ = interrupts.but_suspension() => {}
+            }
+            Outcome::Suspended
+        }
         interrupt = interrupts.next() => {
             run.cancellation.cancel();
             let grace = engine.grace(interrupt == Interrupt::Terminated);
-            match within(&engine, grace, &mut body).await {
+            let ended = tokio::select! {
+                biased;
+                // By itself, in the same moment: it waits for its end.
+                () = run.suspended.cancelled() => None,
+                ended = within(&engine, grace, &mut body) => ended,
+            };
+            match ended {
                 // What is done is done; if the run is cancelling, the server refuses and we learn it so.
                 Some(Outcome::Returned(Ok(value))) if !matches!(interrupt, Interrupt::NotOurs(_)) => {
                     Outcome::Returned(Ok(value))
@@ -233,6 +267,7 @@ async fn keep_slot(run: Arc<Run>, lease: LeaseId, lost: CancellationToken) {
     loop {
         let pause = match client.renew_lease(lease, LEASE).await {
             Ok(()) => RENEW,
+            Err(error) if is_gone(&error) && run.gave_slot_back.load(Ordering::Relaxed) => return,
             Err(error) if is_gone(&error) => break,
             Err(error) => {
                 let error = chain(&error);

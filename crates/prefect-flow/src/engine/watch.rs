@@ -1,4 +1,4 @@
-//! Notices that runs of this process were cancelled: by event, and by looking at them while there are none.
+//! Notices that runs of this process were cancelled or suspended: by event, and by looking at them while there are none.
 //!
 //! An event is never believed alone: the server sends old ones again (contract §4.8). What counts is the
 //! record.
@@ -17,6 +17,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Looks at the runs are so much rarer while the subscription stands.
 const CALM: u32 = 6;
+/// The states that are told by events. Others do not stop the work.
+const STOPPING: [&str; 2] = ["prefect.flow-run.Cancelling", "prefect.flow-run.Suspended"];
 /// The server gives at most so many records at once.
 const PAGE: usize = 200;
 
@@ -25,6 +27,8 @@ const PAGE: usize = 200;
 pub(super) enum Stop {
     /// It is to be cancelled, and we are to say when it is.
     Cancelling,
+    /// It is suspended: whoever resumes it has it run from the beginning.
+    Suspended,
     /// Somebody else has finished it off as cancelled.
     Cancelled,
     /// The server does not know it any more.
@@ -79,7 +83,7 @@ impl CancelWatch {
 
     /// Watches until it is dropped.
     pub(super) async fn run(self) {
-        let mut events = EventStream::subscribe(self.client.clone(), &["prefect.flow-run.Cancelling"], None);
+        let mut events = EventStream::subscribe(self.client.clone(), &STOPPING, None);
         let mut tick = tokio::time::interval(self.poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
@@ -141,6 +145,9 @@ impl CancelWatch {
                     Some(Stop::Cancelling)
                 }
                 Some((Some(StateType::Cancelled), _)) => Some(Stop::Cancelled),
+                Some((Some(StateType::Paused), name)) if name.as_deref() == Some("Suspended") => {
+                    Some(Stop::Suspended)
+                }
                 Some(_) => None,
             };
             if let (Some(stop), Some(run)) = (stop, runs.get(id)) {

@@ -54,6 +54,8 @@ pub(super) struct Inner {
     pub(super) leases: HashMap<String, (Vec<String>, u32)>,
     /// Leases that a restart has cost; their slots still count.
     pub(super) forgotten: Vec<String>,
+    /// What is kept with runs, by key.
+    pub(super) inputs: HashMap<String, Value>,
     pub(super) refuse_sockets: bool,
     /// Calls of these paths take effect, but are not answered as long as they are here.
     pub(super) held: Vec<String>,
@@ -275,6 +277,12 @@ impl Inner {
                 (204, Value::Null)
             }
             ("POST", ["flow_runs", "filter"]) => (200, self.filter_runs(body)),
+            ("POST", ["flow_runs", _, "input"]) => {
+                let (key, value) = (body["key"].as_str().unwrap(), body["value"].as_str().unwrap());
+                self.inputs.insert(key.to_owned(), serde_json::from_str(value).unwrap());
+                (201, Value::Null)
+            }
+            ("GET", ["flow_runs", _, "input", key]) => found(self.inputs.get(*key).cloned()),
             ("POST", ["flow_runs", id, "set_state"]) => (201, self.set_state(id, body)),
             ("POST", ["flow_runs"]) => {
                 let name = self.flows.iter().find(|(_, id)| **id == body["flow_id"]).unwrap().0.clone();
@@ -430,6 +438,15 @@ impl Inner {
             "state_details": {}});
         if body["force"] == false && current == "CANCELLING" {
             return json!({"status": "REJECT", "state": now, "details": {"reason": "it is cancelling"}});
+        }
+        if kind == "PAUSED" {
+            let (key, keys) =
+                (&state["state_details"]["pause_key"], &mut run.record["empirical_policy"]["pause_keys"]);
+            let keys = keys.as_array_mut().unwrap();
+            if keys.contains(key) {
+                return json!({"status": "REJECT", "state": now, "details": {"reason": "This pause has already fired."}});
+            }
+            keys.push(key.clone());
         }
         let count = run.record["run_count"].as_u64().unwrap();
         let retries = run.record["empirical_policy"]["retries"].as_u64().unwrap_or(0);

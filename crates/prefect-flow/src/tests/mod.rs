@@ -6,6 +6,7 @@ mod cancel;
 mod conversation;
 mod hooks;
 mod limits;
+mod pauses;
 mod runs;
 mod subflows;
 mod tasks;
