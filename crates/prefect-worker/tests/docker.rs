@@ -6,11 +6,12 @@ mod bench;
 
 use std::time::Duration;
 
-use bench::{Bench, Silent, exited};
+use bench::{Bench, Silent, exited, probe};
 use jiff::Timestamp;
 use prefect_worker::launcher::{DockerLauncher, LaunchError, Launcher, Outcome, Phase};
 use secrecy::ExposeSecret;
 use serde_json::json;
+use testkit::docker::Image;
 
 #[tokio::test]
 async fn output_environment_and_exit_codes_come_back() {
@@ -169,5 +170,36 @@ async fn a_later_worker_finds_what_was_left_and_what_it_is_for() {
     bench.launcher.kill(&created, Duration::ZERO).await.unwrap();
     assert_eq!(phase().await, Phase::Ended);
     assert!(bench.launcher.list("another pool").await.unwrap().is_empty());
+    bench.clean_up().await;
+}
+
+#[tokio::test]
+async fn the_hooks_of_an_image_run_in_a_container_like_the_one_that_died() {
+    let bench = Bench::new().await;
+    let without = bench.start(&bench.job("/probe exit 9", json!({}))).await;
+    bench.end(&without).await;
+    assert_eq!(bench.launcher.companion(&without, &["/probe", "env"]).await.unwrap(), None);
+
+    let image = format!("{}:1", bench.engine.name("hooked"));
+    let contents = Image::scratch()
+        .file("/probe", probe())
+        .bytes("/unique", image.clone(), 0o644)
+        .label("io.ferryman.flow-run-hook", "true");
+    bench.engine.build_image(&image, contents).await.unwrap();
+    let mut job =
+        bench.job("/probe exit 9", json!({"image": image, "mem_limit": "64m", "volumes": ["/data"]}));
+    job.env.insert("GREETING".to_owned(), Some("hello".to_owned()));
+    let died = bench.start(&job).await;
+    bench.end(&died).await;
+    let companion = bench.launcher.companion(&died, &["/probe", "env"]).await.unwrap().unwrap();
+    let (outcome, output) = bench.end(&companion).await;
+    assert!(matches!(outcome, Outcome::Exited { code: 0, .. }), "{outcome:?}");
+    assert!(output.contains("GREETING=hello"), "{output}");
+    let inspected = bench.engine.api().inspect_container(&companion.id, None).await.unwrap();
+    assert_eq!(inspected.host_config.unwrap().memory, Some(64 << 20));
+    let listed = bench.launcher.list(&job.attempt.work_pool).await.unwrap();
+    assert!(listed.iter().all(|found| found.infrastructure != companion), "it is nobody's run");
+    bench.launcher.discard(&companion).await.unwrap();
+    assert!(!bench.exists(&companion).await && bench.exists(&died).await);
     bench.clean_up().await;
 }

@@ -104,7 +104,7 @@ impl Bench {
 }
 
 /// The program inside the test's containers: an example of this crate, built with its tests.
-fn probe() -> PathBuf {
+pub(crate) fn probe() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let probe = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/container_probe");
     assert!(probe.exists(), "{} is not built: cargo build --examples -p prefect-worker", probe.display());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
+use bollard::query_parameters::RemoveContainerOptions;
 
 use super::super::{Infrastructure, LaunchError};
 
@@ -63,6 +64,16 @@ impl Engine {
 
     pub(super) fn infrastructure(&self, id: String, name: String) -> Infrastructure {
         Infrastructure { pid: format!("{}:{id}", base_url(&self.address)), id, name }
+    }
+
+    /// Removes a container, also one that runs. What is gone already is no error.
+    pub(super) async fn remove(&self, id: &str) -> Result<(), LaunchError> {
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        match self.docker.remove_container(id, Some(options)).await {
+            // 409: somebody is removing it right now.
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(self.error("remove the container", error)),
+        }
     }
 
     /// What a failed call means, when a 404 is about something else than the container.

@@ -20,6 +20,9 @@ const ATTEMPT: &str = "io.ferryman.attempt";
 /// Present if the container is to be removed once its end is reported.
 pub(super) const AUTO_REMOVE: &str = "io.ferryman.auto-remove";
 
+/// The container beside which this one was made.
+pub(super) const COMPANION_OF: &str = "io.ferryman.companion-of";
+
 /// Present if the container has secrets in files.
 pub(super) const SECRET_FILES: &str = "io.ferryman.secret-files";
 
@@ -47,6 +50,15 @@ pub(super) fn attempt(labels: &HashMap<String, String>) -> Option<Attempt> {
     let attempt: Attempt = serde_json::from_str(labels.get(ATTEMPT)?).ok()?;
     // A job configuration cannot forge our labels, but a person can.
     (labels.get(FLOW_RUN)? == &attempt.flow_run_id.to_string()).then_some(attempt)
+}
+
+/// Makes the labels of a container those of its companion: the same but for what would let it be taken for
+/// the run's own.
+pub(super) fn make_companion(labels: &mut HashMap<String, String>, of: &str) {
+    for label in [ATTEMPT, FLOW_RUN, AUTO_REMOVE, SECRET_FILES] {
+        labels.remove(label);
+    }
+    labels.insert(COMPANION_OF.to_owned(), of.to_owned());
 }
 
 /// The filter of containers that were made for a work pool.

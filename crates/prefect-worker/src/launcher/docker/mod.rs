@@ -1,5 +1,6 @@
 //! Containers on a Docker engine, through its socket.
 
+mod companion;
 mod config;
 mod container;
 mod engine;
@@ -19,7 +20,7 @@ use bollard::errors::Error::DockerResponseServerError as Refused;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
-    ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+    ListContainersOptions, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
@@ -210,12 +211,7 @@ impl DockerLauncher {
     }
 
     async fn remove(&self, id: &str) -> Result<(), LaunchError> {
-        let options = RemoveContainerOptions { v: true, force: true, link: false };
-        match self.docker().remove_container(id, Some(options)).await {
-            // 409: somebody is removing it right now.
-            Ok(()) | Err(Refused { status_code: 404 | 409, .. }) => Ok(()),
-            Err(error) => Err(self.engine.error("remove the container", error)),
-        }
+        self.engine.remove(id).await
     }
 }
 
@@ -321,6 +317,14 @@ impl Launcher for DockerLauncher {
             Ok(()) | Err(Refused { status_code: 304, .. }) => Ok(()),
             Err(error) => Err(self.engine.container_error("stop the container", &infrastructure.id, error)),
         }
+    }
+
+    async fn companion(
+        &self,
+        infrastructure: &Infrastructure,
+        command: &[&str],
+    ) -> Result<Option<Infrastructure>, LaunchError> {
+        companion::start(&self.engine, &infrastructure.id, command).await
     }
 
     async fn discard(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {

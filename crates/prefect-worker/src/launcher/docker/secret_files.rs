@@ -25,7 +25,7 @@ use super::container::container_path;
 use super::engine::Engine;
 
 /// Where the files are.
-const DIRECTORY: &str = "/run/secrets";
+pub(super) const DIRECTORY: &str = "/run/secrets";
 /// The same, as the engine's archives name it.
 const MEMBER: &str = "run/secrets";
 const PUT: &str = "put the secret files into the container";
