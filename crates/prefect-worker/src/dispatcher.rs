@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::poller::Wake;
 use crate::reconcile::Adoption;
 use crate::shutdown::Shutdown;
+use crate::status::RunPhase;
 use crate::unit::{Shared, Unit};
 
 /// How long units may take to hand back and report once the worker leaves, below the 10 s that Docker gives.
@@ -106,7 +107,7 @@ impl Dispatcher {
                 self.backlog = true;
                 break;
             }
-            let unit = self.unit(run);
+            let unit = self.unit(run, RunPhase::Claiming);
             let (id, task) = (unit.run.id, self.units.spawn(unit.work()));
             self.runs.insert(task.id(), id);
         }
@@ -119,16 +120,18 @@ impl Dispatcher {
         if self.cancels.contains_key(&adoption.run.id) {
             return;
         }
-        let unit = self.unit(adoption.run);
+        let unit = self.unit(adoption.run, RunPhase::Running);
+        unit.entry.set_infrastructure(&adoption.found.infrastructure.name);
         let (id, task) = (unit.run.id, self.units.spawn(unit.adopt(adoption.found)));
         self.runs.insert(task.id(), id);
         self.publish();
     }
 
-    fn unit(&mut self, run: FlowRun) -> Unit {
+    fn unit(&mut self, run: FlowRun, phase: RunPhase) -> Unit {
         let cancel = CancellationToken::new();
         self.cancels.insert(run.id, cancel.clone());
-        Unit { shared: Arc::clone(&self.shared), run, cancel, shutdown: self.shutdown.clone() }
+        let entry = self.shared.board.run(run.id, &run.name, phase);
+        Unit { shared: Arc::clone(&self.shared), run, cancel, shutdown: self.shutdown.clone(), entry }
     }
 
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {

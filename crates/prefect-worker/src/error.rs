@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use prefect_api::template::TemplateError;
 use prefect_client::settings;
 
+use crate::control;
 use crate::launcher::LaunchError;
 
 /// What keeps a worker from starting. Once started, it outlives every outage.
@@ -69,6 +70,9 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A worker cannot be reached from outside.
+    #[error(transparent)]
+    Control(#[from] control::Error),
     /// The health server cannot listen.
     #[error("listen on {address} for health checks")]
     Health {
@@ -95,6 +99,7 @@ impl Error {
                 _ if error.is_transient() => 69,
                 _ => 1,
             },
+            Self::Control(error) => error.exit_code(),
             Self::Launcher(_) | Self::Health { .. } => 69,
         }
     }
@@ -125,6 +130,7 @@ impl Error {
             Self::Health { .. } => {
                 Some("set PREFECT_WORKER_WEBSERVER_HOST and PREFECT_WORKER_WEBSERVER_PORT")
             }
+            Self::Control(error) => error.hint(),
             Self::Launcher(_) | Self::TemplateFile { .. } | Self::TemplateSyntax { .. } => None,
         }
     }

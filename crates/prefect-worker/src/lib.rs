@@ -4,13 +4,17 @@
 //! due run to a unit of its own (`unit`); units use a [`Launcher`] for the infrastructure and tell
 //! the server how it ended, also of infrastructure that a former worker has left (`reconcile`). Outages of server or engine delay the worker; they do not end it.
 
+mod admin;
 mod claim;
 pub mod cli;
+pub mod control;
 mod dispatcher;
+mod drift;
 mod error;
 mod events;
 mod exit;
-mod health;
+pub mod health;
+mod http;
 mod job;
 pub mod launcher;
 pub mod metrics;
@@ -30,6 +34,7 @@ mod unit;
 mod watcher;
 mod worker;
 
+pub use admin::Admin;
 pub use error::Error;
 pub use launcher::{DockerLauncher, Launcher, ProcessLauncher};
 pub use options::Options;

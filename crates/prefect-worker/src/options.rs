@@ -1,6 +1,5 @@
 //! What a worker is started with.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use prefect_api::work_pool::BaseJobTemplate;
@@ -31,8 +30,6 @@ pub struct Options {
     pub limit: Option<usize>,
     /// Poll once, wait for what came of it, end.
     pub run_once: bool,
-    /// Where health is told.
-    pub health: Option<SocketAddr>,
     /// The template of a pool that this worker creates.
     pub base_job_template: Option<BaseJobTemplate>,
     /// Create the pool if there is none.
@@ -59,7 +56,6 @@ impl Options {
                 .max(Duration::from_secs(1)),
             limit: None,
             run_once: false,
-            health: None,
             base_job_template: None,
             create_pool: true,
             logging: Logging::new(settings)?,

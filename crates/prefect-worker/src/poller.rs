@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::chain;
+use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::status::PoolBoard;
 
 /// The least time between two polls: a burst of events makes few of them.
 const SPACING: Duration = Duration::from_millis(100);
@@ -60,7 +62,8 @@ pub(crate) struct Poller {
     pub(crate) client: Client,
     pub(crate) options: Options,
     pub(crate) due: mpsc::Sender<Vec<FlowRun>>,
-    pub(crate) last_poll: watch::Sender<Instant>,
+    pub(crate) board: PoolBoard,
+    pub(crate) metrics: Metrics,
     pub(crate) wake: Arc<Wake>,
     pub(crate) hearing: Hearing,
 }
@@ -98,10 +101,11 @@ impl Poller {
                 polled = self.poll() => polled,
             };
             let mut next = started + self.interval();
+            self.metrics.polled(&self.options.pool, polled.is_ok());
             match polled {
                 Ok(runs) => {
                     failures = 0;
-                    self.last_poll.send_replace(Instant::now());
+                    self.board.polled();
                     let unannounced = runs.iter().any(|run| !known.contains(&run.id));
                     known = runs.iter().map(|run| run.id).collect::<HashSet<FlowRunId>>();
                     let brought = self.sort(runs);
@@ -117,6 +121,7 @@ impl Poller {
                 }
                 Err(error) => {
                     failures += 1;
+                    self.metrics.api_error(&error);
                     tracing::warn!(error = chain(&error), failures, "could not poll for runs, trying again");
                 }
             }

@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::drift::Drift;
 use crate::error::{Error, chain};
 use crate::launcher::Launcher;
 use crate::options::Options;
+use crate::status::PoolBoard;
 
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,7 @@ pub(crate) struct Sync {
     kind: &'static str,
     default: BaseJobTemplate,
     pool: watch::Sender<Arc<Pool>>,
+    board: PoolBoard,
 }
 
 /// How a time over the channel ended.
@@ -61,6 +64,7 @@ impl Sync {
         client: Client,
         options: &Options,
         launcher: &dyn Launcher,
+        board: PoolBoard,
     ) -> Result<(Self, Option<Channel>, watch::Receiver<Arc<Pool>>), Error> {
         let kind = launcher.kind();
         let default = options.base_job_template.clone().unwrap_or_else(|| launcher.default_template());
@@ -90,7 +94,9 @@ impl Sync {
         };
         check_existing(&record, kind)?;
         let (pool, receiver) = watch::channel(Arc::new(Pool::new(record, &default)));
-        Ok((Self { client, hello, kind, default, pool }, channel, receiver))
+        let sync = Self { client, hello, kind, default, pool, board };
+        sync.show(&receiver.borrow().record);
+        Ok((sync, channel, receiver))
     }
 
     /// Keeps at it until `stop`.
@@ -103,7 +109,10 @@ impl Sync {
         loop {
             if let Some(open) = channel.take() {
                 let since = Instant::now();
-                match self.serve(open, &stop).await {
+                self.board.set_channel_connected(true);
+                let over = self.serve(open, &stop).await;
+                self.board.set_channel_connected(false);
+                match over {
                     Over::Stopped => return,
                     Over::Lost => {}
                     Over::Refused => wanted = false,
@@ -202,6 +211,14 @@ impl Sync {
         }
     }
 
+    fn show(&self, record: &WorkPool) {
+        let drift = Drift::between(&self.default, &record.base_job_template);
+        if !drift.is_empty() {
+            tracing::debug!(pool = record.name, %drift, "the pool's template is not ours");
+        }
+        self.board.set_record(record, !drift.missing.is_empty());
+    }
+
     fn publish(&self, record: WorkPool) {
         if record.kind != self.kind {
             tracing::error!(
@@ -210,6 +227,7 @@ impl Sync {
                 "the work pool is of another type now; its runs may fail"
             );
         }
+        self.show(&record);
         let pool = Pool::new(record, &self.default);
         if let Err(error) = &pool.template {
             tracing::error!(

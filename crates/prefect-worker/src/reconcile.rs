@@ -26,6 +26,7 @@ use crate::claim::{self, Fingerprint};
 use crate::error::{Error, chain};
 use crate::launcher::{Found, Phase};
 use crate::shutdown::Shutdown;
+use crate::status::RunPhase;
 use crate::unit::{Shared, Unit};
 
 /// Label of a run: the place where its infrastructure is.
@@ -76,6 +77,7 @@ impl Reconciler {
             };
             let pause = match looked {
                 Ok(later) => {
+                    self.shared.metrics.reconciled(&self.pool);
                     left_for_later = later;
                     looks = looks.wrapping_add(1);
                     retry = RETRY;
@@ -198,11 +200,13 @@ impl Reconciler {
     /// Ends what has no infrastructure: a claim that came to nothing, or a run whose infrastructure is gone.
     async fn conclude(&self, run: FlowRun) {
         let id = run.id;
+        let entry = self.shared.board.run(id, &run.name, RunPhase::Ending);
         let unit = Unit {
             shared: Arc::clone(&self.shared),
             run,
             cancel: CancellationToken::new(),
             shutdown: self.shutdown.clone(),
+            entry,
         };
         tracing::info!(flow_run.id = %id, "found a run without its infrastructure");
         unit.conclude().await;

@@ -37,8 +37,6 @@ pub struct Status {
     pub server_version: Option<String>,
     /// The container engine, once it has answered.
     pub engine: Option<Engine>,
-    /// The most runs at a time over all pools; no limit if absent.
-    pub limit: Option<usize>,
     /// Reports about runs that the server has not taken yet.
     pub reports_waiting: u64,
     /// The loops of the worker.
@@ -105,6 +103,8 @@ pub struct PoolStatus {
     pub paused: bool,
     /// The pool's own limit on concurrent runs.
     pub concurrency_limit: Option<u32>,
+    /// The most runs of it that this worker works on at a time; no limit if absent.
+    pub limit: Option<usize>,
     /// Its template lacks fields of ours, or has fields that nobody here knows.
     pub template_drift: bool,
     /// When it was last asked for runs, with success.
@@ -189,9 +189,8 @@ struct Board {
     state: State,
     server_version: Option<String>,
     engine: Option<Engine>,
-    limit: Option<usize>,
     reports_waiting: u64,
-    loops: BTreeMap<&'static str, Loop>,
+    loops: BTreeMap<String, Loop>,
     pools: BTreeMap<Arc<str>, Pool>,
 }
 
@@ -203,6 +202,7 @@ struct Loop {
 
 struct Pool {
     record: Option<(String, bool, Option<u32>)>,
+    limit: Option<usize>,
     template_drift: bool,
     /// The moment for people, and the one for ages, which no change of the clock disturbs.
     last_poll: Option<Timestamp>,
@@ -251,14 +251,10 @@ impl StatusBoard {
         self.board.send_modify(|board| board.engine = Some(engine));
     }
 
-    /// The most runs at a time over all pools.
-    pub fn set_limit(&self, limit: Option<usize>) {
-        self.board.send_modify(|board| board.limit = limit);
-    }
-
-    /// How many reports the server has not taken yet.
-    pub fn set_reports_waiting(&self, count: u64) {
-        self.board.send_modify(|board| board.reports_waiting = count);
+    /// A report that the server has not taken, until the guard is dropped.
+    pub fn report_waits(&self) -> WaitingReport {
+        self.board.send_modify(|board| board.reports_waiting += 1);
+        WaitingReport { board: self.clone() }
     }
 
     /// A pool that the worker begins to serve, and polls at this interval.
@@ -267,6 +263,7 @@ impl StatusBoard {
         self.board.send_modify(|board| {
             board.pools.entry(Arc::clone(&name)).or_insert_with(|| Pool {
                 record: None,
+                limit: None,
                 template_drift: false,
                 last_poll: None,
                 polled: Instant::now(),
@@ -280,10 +277,11 @@ impl StatusBoard {
     }
 
     /// A loop that must not end before the worker stops. With `silence` it must beat more often than that.
-    pub fn enter_loop(&self, name: &'static str, silence: Option<Duration>) -> LoopGuard {
+    pub fn enter_loop(&self, name: &str, silence: Option<Duration>) -> LoopGuard {
+        let name = name.to_owned();
         let entry = Loop { running: true, beat: Instant::now(), silence };
         self.board.send_modify(|board| {
-            board.loops.insert(name, entry);
+            board.loops.insert(name.clone(), entry);
         });
         LoopGuard { board: self.clone(), name }
     }
@@ -309,7 +307,6 @@ impl StatusBoard {
             api_url: self.api_url.to_string(),
             server_version: board.server_version.clone(),
             engine: board.engine.clone(),
-            limit: board.limit,
             reports_waiting: board.reports_waiting,
             loops: board.loops.iter().map(|(name, entry)| entry.status(name, now)).collect(),
             pools: board.pools.iter().map(|(name, pool)| pool.status(name, now)).collect(),
@@ -333,6 +330,7 @@ impl Pool {
             kind: self.record.as_ref().map(|(kind, ..)| kind.clone()),
             paused: self.record.as_ref().is_some_and(|&(_, paused, _)| paused),
             concurrency_limit: self.record.as_ref().and_then(|&(.., limit)| limit),
+            limit: self.limit,
             template_drift: self.template_drift,
             last_poll: self.last_poll,
             last_poll_age_seconds: now.duration_since(self.polled).as_secs_f64(),
@@ -369,6 +367,16 @@ impl PoolBoard {
         });
     }
 
+    /// The whole board.
+    pub fn board(&self) -> &StatusBoard {
+        &self.board
+    }
+
+    /// The most runs of the pool that this worker works on at a time.
+    pub fn set_limit(&self, limit: Option<usize>) {
+        self.modify(|pool| pool.limit = limit);
+    }
+
     /// A poll has succeeded.
     pub fn polled(&self) {
         self.modify(|pool| {
@@ -385,6 +393,20 @@ impl PoolBoard {
     /// Whether the worker channel is open.
     pub fn set_channel_connected(&self, connected: bool) {
         self.modify(|pool| pool.channel_connected = connected);
+    }
+
+    /// A loop of this pool that shows on the board: dead if it breaks, gone once it has ended.
+    pub fn watch<F: Future<Output = ()> + Send>(
+        &self,
+        name: &str,
+        work: F,
+    ) -> impl Future<Output = ()> + Send + use<F> {
+        let guard = self.board.enter_loop(&format!("{name} of {:?}", self.name), None);
+        let work = Box::pin(work);
+        async move {
+            work.await;
+            guard.leave();
+        }
     }
 
     /// A run that is being worked on until the entry is dropped.
@@ -438,20 +460,41 @@ impl Drop for RunEntry {
     }
 }
 
+/// A report that the server has not taken yet.
+#[derive(Debug)]
+pub struct WaitingReport {
+    board: StatusBoard,
+}
+
+impl Drop for WaitingReport {
+    fn drop(&mut self) {
+        self.board.board.send_modify(|board| board.reports_waiting = board.reports_waiting.saturating_sub(1));
+    }
+}
+
 /// A loop that runs until the guard is dropped.
 #[derive(Debug)]
 pub struct LoopGuard {
     board: StatusBoard,
-    name: &'static str,
+    name: String,
 }
 
 impl LoopGuard {
     /// The loop has gone round.
     pub fn beat(&self) {
         self.board.board.send_modify(|board| {
-            if let Some(entry) = board.loops.get_mut(self.name) {
+            if let Some(entry) = board.loops.get_mut(&self.name) {
                 entry.beat = Instant::now();
             }
+        });
+    }
+}
+
+impl LoopGuard {
+    /// The loop has ended, as it should.
+    pub fn leave(self) {
+        self.board.board.send_modify(|board| {
+            board.loops.remove(&self.name);
         });
     }
 }
@@ -459,7 +502,7 @@ impl LoopGuard {
 impl Drop for LoopGuard {
     fn drop(&mut self) {
         self.board.board.send_modify(|board| {
-            if let Some(entry) = board.loops.get_mut(self.name) {
+            if let Some(entry) = board.loops.get_mut(&self.name) {
                 entry.running = false;
             }
         });
@@ -475,11 +518,11 @@ mod tests {
         let board = StatusBoard::new("w", "http://h/api");
         assert_eq!(board.snapshot().state, State::Starting);
         board.set_state(State::Running);
-        board.set_limit(Some(3));
         board.set_engine("unix:///sock", "28.2");
         let pool = board.pool("p", Duration::from_secs(10));
         let record = serde_json::json!({"id": Uuid::nil(), "name": "p", "type": "docker", "is_paused": true});
         pool.set_record(&serde_json::from_value(record).unwrap(), true);
+        pool.set_limit(Some(3));
         pool.polled();
         let id = FlowRunId::generate();
         let run = pool.run(id, "crow", RunPhase::Claiming);
@@ -488,7 +531,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(7)).await;
 
         let status = board.snapshot();
-        assert_eq!((status.state, status.limit), (State::Running, Some(3)));
+        assert_eq!((status.state, status.pools[0].limit), (State::Running, Some(3)));
         let shown = &status.pools[0];
         assert_eq!((shown.kind.as_deref(), shown.paused, shown.template_drift), (Some("docker"), true, true));
         assert!((shown.last_poll_age_seconds - 7.0).abs() < 0.1, "{}", shown.last_poll_age_seconds);

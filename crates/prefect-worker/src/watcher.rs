@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::poller::Wake;
+use crate::status::PoolBoard;
 
 const CANCELLING: &str = "prefect.flow-run.Cancelling";
 const CANCELLED: &str = "prefect.flow-run.Cancelled";
@@ -43,6 +44,7 @@ pub(crate) struct Watcher {
     pub(crate) wake: Arc<Wake>,
     pub(crate) connected: watch::Sender<bool>,
     pub(crate) deaf: Arc<Notify>,
+    pub(crate) board: PoolBoard,
 }
 
 impl Watcher {
@@ -60,19 +62,19 @@ impl Watcher {
                         None => continue,
                     },
                     Some(Item::Connected) => {
-                        self.connected.send_replace(true);
+                        self.hears(true);
                         self.wake.now();
                         self.in_flight.borrow().clone()
                     }
                     Some(Item::Lost(error)) => {
                         tracing::debug!(error = chain(&error), "no events, looking instead");
-                        self.connected.send_replace(false);
+                        self.hears(false);
                         continue;
                     }
                     None => return,
                 },
                 () = self.deaf.notified() => {
-                    self.connected.send_replace(false);
+                    self.hears(false);
                     events = self.subscribe();
                     continue;
                 }
@@ -80,6 +82,11 @@ impl Watcher {
             };
             self.check(suspects).await;
         }
+    }
+
+    fn hears(&self, connected: bool) {
+        self.connected.send_replace(connected);
+        self.board.set_events_connected(connected);
     }
 
     fn subscribe(&self) -> EventStream {

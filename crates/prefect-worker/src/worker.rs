@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use prefect_client::socket::EventSender;
 use prefect_client::{Client, Settings};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Admin;
 use crate::claim::Fingerprint;
 use crate::dispatcher::{Dispatcher, Inbox};
 use crate::error::{Error, chain};
 use crate::events::Emitter;
 use crate::launcher::Launcher;
 use crate::options::Options;
+use crate::output;
 use crate::poller::{Hearing, Poller, Wake};
 use crate::pool::{Pool, Sync};
 use crate::reconcile::Reconciler;
@@ -25,7 +25,6 @@ use crate::run_log::RunLogs;
 use crate::shutdown::Shutdown;
 use crate::unit::Shared;
 use crate::watcher::Watcher;
-use crate::{health, output};
 
 /// How long the last events and log lines may take after everything else has ended.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
@@ -36,7 +35,6 @@ pub struct Worker {
     options: Options,
     shared: Arc<Shared>,
     event_sender: EventSender,
-    health: Option<TcpListener>,
     /// Some queue of ours has a limit: a run that ends may let another one start.
     limited_queues: bool,
     loops: JoinSet<()>,
@@ -55,13 +53,12 @@ impl Worker {
         settings: &Settings,
         client: Client,
         launcher: Arc<dyn Launcher>,
+        admin: &Admin,
     ) -> Result<Self, Error> {
-        let listener = match options.health {
-            Some(address) => Some(health::listen(address).await?),
-            None => None,
-        };
+        let board = admin.status.pool(&options.pool, options.query);
         let (sync, channel, pool) =
-            Box::pin(Sync::register(client.clone(), &options, launcher.as_ref())).await?;
+            Box::pin(Sync::register(client.clone(), &options, launcher.as_ref(), board.clone())).await?;
+        board.set_limit(options.limit);
         let limited_queues = look_at_queues(&client, &options).await;
 
         let mut deliveries = JoinSet::new();
@@ -72,7 +69,7 @@ impl Worker {
 
         let stop_loops = CancellationToken::new();
         let mut loops = JoinSet::new();
-        loops.spawn(sync.run(channel, stop_loops.clone()));
+        loops.spawn(board.watch("sync", sync.run(channel, stop_loops.clone())));
 
         let event_sender = EventSender::spawn(client.clone());
         let events = Emitter::new(event_sender.clone(), &options.name, launcher.kind());
@@ -86,9 +83,11 @@ impl Worker {
             events,
             logs,
             output,
+            prefetch: options.prefetch,
+            board,
+            metrics: admin.metrics.clone(),
         });
-        let health = listener;
-        Ok(Self { options, shared, event_sender, health, limited_queues, loops, deliveries, stop_loops })
+        Ok(Self { options, shared, event_sender, limited_queues, loops, deliveries, stop_loops })
     }
 
     /// Works until `shutdown` is requested, or, with [`Options::run_once`], until what one poll brought is
@@ -100,19 +99,15 @@ impl Worker {
         let pool = self.pool();
         let started = self.shared.events.started(&pool.record).await;
         let (in_flight, in_flight_watch) = watch::channel(BTreeSet::new());
-        let (last_poll, last_poll_watch) = watch::channel(Instant::now());
         let wake = Arc::new(Wake::default());
-        if let Some(listener) = self.health.take() {
-            let query = self.options.query;
-            self.loops.spawn(health::serve(listener, last_poll_watch, query, self.stop_loops.clone()));
-        }
-        let inbox = self.start_loops(&pool, in_flight_watch, last_poll, &wake, &shutdown);
+        let inbox = self.start_loops(&pool, in_flight_watch, &wake, &shutdown);
         tracing::info!(worker = self.options.name, pool = self.options.pool, "worker started");
 
         let limit = self.options.limit;
         let mut dispatcher =
             Dispatcher::new(Arc::clone(&self.shared), limit, self.limited_queues, in_flight, wake, shutdown);
-        dispatcher.run(inbox).await;
+        let board = self.shared.board.clone();
+        board.watch("dispatcher", dispatcher.run(inbox)).await;
         drop(dispatcher);
         self.shut_down(&pool, started).await;
     }
@@ -122,7 +117,6 @@ impl Worker {
         &mut self,
         pool: &Pool,
         in_flight: watch::Receiver<BTreeSet<prefect_api::id::FlowRunId>>,
-        last_poll: watch::Sender<Instant>,
         wake: &Arc<Wake>,
         shutdown: &Shutdown,
     ) -> Inbox {
@@ -133,6 +127,7 @@ impl Worker {
         let (looked, first_look) = oneshot::channel();
         let deaf = Arc::new(Notify::new());
         let client = &self.shared.client;
+        let board = &self.shared.board;
 
         let watcher = Watcher {
             client: client.clone(),
@@ -143,8 +138,9 @@ impl Worker {
             wake: Arc::clone(wake),
             connected,
             deaf: Arc::clone(&deaf),
+            board: board.clone(),
         };
-        self.loops.spawn(watcher.run(self.stop_loops.clone()));
+        self.loops.spawn(board.watch("watcher", watcher.run(self.stop_loops.clone())));
         let reconciler = Reconciler {
             shared: Arc::clone(&self.shared),
             pool: self.options.pool.clone(),
@@ -153,16 +149,17 @@ impl Worker {
             shutdown: shutdown.clone(),
             settled: HashSet::new(),
         };
-        self.loops.spawn(reconciler.run(looked, self.stop_loops.clone()));
+        self.loops.spawn(board.watch("reconciler", reconciler.run(looked, self.stop_loops.clone())));
         let poller = Poller {
             client: client.clone(),
             options: self.options.clone(),
             due: due_sender,
-            last_poll,
+            board: board.clone(),
+            metrics: self.shared.metrics.clone(),
             wake: Arc::clone(wake),
             hearing: Hearing { connected: hearing, deaf },
         };
-        let (shutdown, stop) = (shutdown.clone(), self.stop_loops.clone());
+        let (shutdown, stop, board) = (shutdown.clone(), self.stop_loops.clone(), board.clone());
         self.loops.spawn(async move {
             // What is there already counts against the limit: it has to be known before anything is claimed.
             let polling = async {
@@ -172,7 +169,7 @@ impl Worker {
             };
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = polling => {}
+                () = board.watch("poller", polling) => {}
             }
         });
         Inbox { due, cancels, adoptions }

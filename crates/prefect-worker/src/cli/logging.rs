@@ -17,13 +17,37 @@ pub(super) fn start(settings: &Settings) -> Result<(), Error> {
         std::env::var("RUST_LOG")
             .unwrap_or_else(|_| format!("warn,prefect_worker={level},prefect_client={level}")),
     );
-    let installed = tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal() && logging.colors)
         .with_writer(std::io::stderr)
-        .with_env_filter(filter)
-        .try_init();
+        .with_env_filter(filter);
+    let installed = match settings.choice("PREFECT_WORKER_LOG_FORMAT", Format::Text)? {
+        Format::Text => subscriber.try_init(),
+        Format::Json => subscriber.json().flatten_event(true).try_init(),
+    };
     if installed.is_err() {
         tracing::debug!("logging was set up before");
     }
     Ok(())
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// Lines for people.
+    Text,
+    /// A JSON object per line, fields at its top.
+    Json,
+}
+
+impl std::str::FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_ascii_lowercase().as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("it is neither text nor json"),
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! The command line: `prefect-worker start …`, and the same as `prefect worker start …` when the executable
 //! is called `prefect`. A module per command; each has a struct of arguments and a function that runs it.
 
+mod drain;
+mod healthcheck;
 mod logging;
 mod signals;
 mod start;
+mod status;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -36,6 +39,12 @@ struct Cli {
 enum Command {
     /// Start a worker that serves a work pool.
     Start(Box<start::Start>),
+    /// Show what the workers here are doing.
+    Status(status::Arguments),
+    /// Let a worker claim no more runs, and leave when those it has end.
+    Drain(drain::Arguments),
+    /// Tell whether the workers here are well.
+    Healthcheck(healthcheck::Arguments),
 }
 
 /// Runs the command line and gives the exit code: 0 ok, 1 failure, 2 usage, 64 configuration, 69 unavailable.
@@ -61,7 +70,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     let code = match runtime.block_on(run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             complain(&chain(&error), error.hint());
             ExitCode::from(error.exit_code())
@@ -72,10 +81,14 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     code
 }
 
-async fn run(cli: Cli) -> Result<(), Error> {
+async fn run(cli: Cli) -> Result<ExitCode, Error> {
     match cli.command {
-        Command::Start(start) => start::run(*start, cli.profile.as_deref()).await,
+        Command::Start(start) => start::run(*start, cli.profile.as_deref()).await?,
+        Command::Status(arguments) => status::run(arguments).await?,
+        Command::Drain(arguments) => drain::run(arguments).await?,
+        Command::Healthcheck(arguments) => return healthcheck::run(arguments).await,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `prefect worker start` is `prefect-worker start`, also with the options that stand before `worker`.
@@ -93,6 +106,18 @@ fn normalised(mut arguments: Vec<OsString>) -> Vec<OsString> {
     }
     arguments
 }
+/// The variables of this process.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Results go to stdout.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // Nobody can be told that the reader is gone.
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
 fn complain(error: &str, hint: Option<&str>) {
     let mut stderr = std::io::stderr().lock();
     let mut text = format!("error: failed to {error}\n");
@@ -115,6 +140,7 @@ mod tests {
         let arguments = line.split(' ').map(OsString::from).collect();
         Cli::try_parse_from(normalised(arguments)).map(|cli| match cli.command {
             Command::Start(start) => *start,
+            other => panic!("this is no start: {other:?}"),
         })
     }
 
@@ -146,7 +172,7 @@ mod tests {
             let arguments = line.split(' ').map(OsString::from).collect();
             let cli = Cli::try_parse_from(normalised(arguments)).unwrap();
             assert_eq!(cli.profile.as_deref(), Some("site"), "{line}");
-            let Command::Start(start) = cli.command;
+            let Command::Start(start) = cli.command else { panic!("this is no start") };
             assert!(!start.run_once && !start.with_healthcheck && start.work_queues.is_empty());
         }
     }

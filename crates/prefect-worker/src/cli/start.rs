@@ -12,13 +12,19 @@ use futures_util::future::join_all;
 use prefect_api::template::JobTemplate;
 use prefect_api::work_pool::BaseJobTemplate;
 use prefect_client::{Client, Settings};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{logging, signals};
+use crate::admin::Admin;
+use crate::control::{ShutdownMode, ShutdownRequest};
 use crate::error::{Error, chain};
 use crate::launcher::{DockerLauncher, Launcher, ProcessLauncher};
 use crate::options::Options;
 use crate::shutdown::{OnShutdown, Shutdown};
+use crate::status::State;
 use crate::worker::Worker;
 
 /// Pause between two tries to find a server that is away when the worker starts.
@@ -55,7 +61,8 @@ pub(super) struct Start {
     /// The most runs at a time, per pool.
     #[arg(short, long, value_name = "RUNS")]
     pub(super) limit: Option<NonZeroUsize>,
-    /// Tell health at /health, by default on port 8080 (`PREFECT_WORKER_WEBSERVER_HOST`, `…_PORT`).
+    /// Tell health at /livez, /readyz and /health, and figures at /metrics; by default on port 8080
+    /// (`PREFECT_WORKER_WEBSERVER_HOST`, `…_PORT`).
     #[arg(long, overrides_with = "no_with_healthcheck")]
     pub(super) with_healthcheck: bool,
     /// Do not tell health; the default.
@@ -107,14 +114,19 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
     let signals = tokio::spawn(signals::watch(shutdown.clone(), on_shutdown, deadline));
 
     let template = start.base_job_template.as_deref().map(read_template).transpose()?;
-    let options = start.options(&settings, template.as_ref())?;
+    let name = start.name.clone().unwrap_or_else(|| format!("DockerWorker {}", own_identity()));
+    let options = start.options(&name, &settings, template.as_ref())?;
     let client = Client::new(&settings)?;
+    let admin = Admin::new(&name, client.clone());
+    let served = CancellationToken::new();
+    let (requests, mut servers) = admin.open(start.http(&settings)?, &served).await?;
+    let obeying = tokio::spawn(obey(requests, shutdown.clone(), (on_shutdown, deadline), admin.clone()));
     let mut launchers = BTreeMap::new();
     let mut workers = Vec::new();
     for options in options {
         let registered = async {
             loop {
-                match register(&options, &start, &settings, &client, &mut launchers).await {
+                match register(&options, &start, &settings, &client, &mut launchers, &admin).await {
                     Err(error) if error.is_outage() => {
                         tracing::warn!(error = chain(&error), "the server is away, trying again");
                         tokio::time::sleep(START_RETRY).await;
@@ -130,8 +142,13 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
         };
         workers.push(worker);
     }
+    admin.status.set_state(State::Running);
     join_all(workers.into_iter().map(|worker| worker.run(shutdown.clone()))).await;
+    admin.status.set_state(State::Stopping);
     signals.abort();
+    obeying.abort();
+    served.cancel();
+    while servers.join_next().await.is_some() {}
     Ok(())
 }
 
@@ -139,13 +156,13 @@ impl Start {
     /// Options for each of the pools.
     fn options(
         &self,
+        name: &str,
         settings: &Settings,
         template: Option<&BaseJobTemplate>,
     ) -> Result<Vec<Options>, Error> {
-        let name = self.name.clone().unwrap_or_else(|| format!("DockerWorker {}", own_identity()));
         let mut all = Vec::new();
         for pool in &self.pools {
-            let mut options = Options::new(pool.clone(), name.clone(), settings)?;
+            let mut options = Options::new(pool.clone(), name.to_owned(), settings)?;
             options.queues.clone_from(&self.work_queues);
             if let Some(seconds) = self.prefetch_seconds {
                 options.prefetch = Duration::from_secs(seconds);
@@ -154,15 +171,18 @@ impl Start {
             options.run_once = self.run_once;
             options.base_job_template = template.cloned();
             options.create_pool = !self.no_create_pool_if_not_found;
-            if self.with_healthcheck && all.is_empty() {
-                let host: IpAddr =
-                    settings.number("PREFECT_WORKER_WEBSERVER_HOST", IpAddr::from([0, 0, 0, 0]))?;
-                options.health =
-                    Some(SocketAddr::new(host, settings.number("PREFECT_WORKER_WEBSERVER_PORT", 8080)?));
-            }
             all.push(options);
         }
         Ok(all)
+    }
+
+    /// Where health and figures are told over HTTP.
+    fn http(&self, settings: &Settings) -> Result<Option<SocketAddr>, Error> {
+        if !self.with_healthcheck {
+            return Ok(None);
+        }
+        let host: IpAddr = settings.number("PREFECT_WORKER_WEBSERVER_HOST", IpAddr::from([0, 0, 0, 0]))?;
+        Ok(Some(SocketAddr::new(host, settings.number("PREFECT_WORKER_WEBSERVER_PORT", 8080)?)))
     }
 }
 
@@ -181,12 +201,51 @@ fn container_id(mounts: &str) -> Option<&str> {
     whole.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(id)
 }
 
+/// Does what is asked for through the control socket, and shows on the board when an end was asked for.
+async fn obey(
+    mut requests: mpsc::Receiver<ShutdownRequest>,
+    shutdown: Shutdown,
+    as_signals: (OnShutdown, Option<Duration>),
+    admin: Admin,
+) {
+    let mut over: Option<Instant> = None;
+    let mut shown = false;
+    loop {
+        let time_is_over = async {
+            match over {
+                Some(moment) => tokio::time::sleep_until(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(request) = requests.recv() => {
+                let (what, deadline) = match request.mode {
+                    ShutdownMode::Drain => (OnShutdown::Drain, request.deadline),
+                    ShutdownMode::Stop => as_signals,
+                };
+                shutdown.request(what);
+                over = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+            }
+            () = time_is_over => {
+                tracing::warn!("the time for stopping is over");
+                shutdown.request(OnShutdown::Detach);
+                over = None;
+            }
+            () = shutdown.requested(), if !shown => {
+                shown = true;
+                admin.status.set_state(State::Draining);
+            }
+        }
+    }
+}
+
 async fn register(
     options: &Options,
     start: &Start,
     settings: &Settings,
     client: &Client,
     launchers: &mut BTreeMap<String, Arc<dyn Launcher>>,
+    admin: &Admin,
 ) -> Result<Worker, Error> {
     let kind = pool_type(client, &options.pool, start.kind.as_deref()).await?;
     let launcher = if let Some(launcher) = launchers.get(&kind) {
@@ -194,9 +253,10 @@ async fn register(
     } else {
         let launcher = connect(&kind).await?;
         launchers.insert(kind, Arc::clone(&launcher));
+        admin.health.needs(Arc::clone(&launcher));
         launcher
     };
-    Worker::register(options.clone(), settings, client.clone(), launcher).await
+    Worker::register(options.clone(), settings, client.clone(), launcher, admin).await
 }
 
 /// The type of the pool, which must be the one asked for.

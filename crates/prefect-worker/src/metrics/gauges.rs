@@ -20,43 +20,38 @@ impl Gauges {
     }
 }
 
-type PoolGauge = (&'static str, &'static str, Option<Unit>, fn(&PoolStatus) -> f64);
+type PoolGauge = (&'static str, &'static str, Option<Unit>, fn(&PoolStatus) -> Option<f64>);
 
 /// Name, help, unit and value of the gauges that each pool has.
-const OF_POOLS: [PoolGauge; 5] = [
+const OF_POOLS: [PoolGauge; 7] = [
+    ("slots_limit", "The most runs at a time; absent if there is no limit", None, |pool| {
+        pool.limit.and_then(|limit| u32::try_from(limit).ok()).map(f64::from)
+    }),
+    ("slots_used", "Runs that take a slot", None, |pool| u32::try_from(pool.runs.len()).ok().map(f64::from)),
     ("last_poll_age", "Time since the pool was polled with success", Some(Unit::Seconds), |pool| {
-        pool.last_poll_age_seconds
+        Some(pool.last_poll_age_seconds)
     }),
     ("event_stream_connected", "1 while the pool's events come as they happen, else 0", None, |pool| {
-        flag(pool.events_connected)
+        Some(flag(pool.events_connected))
     }),
     ("channel_connected", "1 while the worker channel is open, 0 while REST stands in", None, |pool| {
-        flag(pool.channel_connected)
+        Some(flag(pool.channel_connected))
     }),
-    ("pool_paused", "1 while the pool is paused, else 0", None, |pool| flag(pool.paused)),
-    (
-        "template_drift",
-        "1 if the pool's base job template differs in its fields from ours, else 0",
-        None,
-        |pool| flag(pool.template_drift),
-    ),
+    ("pool_paused", "1 while the pool is paused, else 0", None, |pool| Some(flag(pool.paused))),
+    ("template_drift", "1 if the pool's base job template lacks variables of ours, else 0", None, |pool| {
+        Some(flag(pool.template_drift))
+    }),
 ];
 
-type WorkerGauge = (&'static str, &'static str, fn(&Status) -> Option<u64>);
+type WorkerGauge = (&'static str, &'static str, fn(&Status) -> u64);
 
 /// Name, help and value of the gauges of the whole worker.
-const OF_WORKER: [WorkerGauge; 4] = [
-    ("slots_limit", "The most runs at a time; absent if there is no limit", |status| {
-        status.limit.and_then(|limit| u64::try_from(limit).ok())
-    }),
-    ("slots_used", "Runs that the worker works on", |status| {
-        u64::try_from(status.pools.iter().map(|pool| pool.runs.len()).sum::<usize>()).ok()
-    }),
+const OF_WORKER: [WorkerGauge; 2] = [
     ("reports_waiting", "Reports about runs that the server has not taken yet", |status| {
-        Some(status.reports_waiting)
+        status.reports_waiting
     }),
     ("draining", "1 once the worker claims no more runs, else 0", |status| {
-        Some(u64::from(matches!(status.state, State::Draining | State::Stopping)))
+        u64::from(matches!(status.state, State::Draining | State::Stopping))
     }),
 ];
 
@@ -75,13 +70,14 @@ impl Collector for Gauges {
         for (name, help, unit, value) in &OF_POOLS {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
             for pool in &status.pools {
-                family.encode_family(&[("pool", pool.name.as_str())])?.encode_gauge(&value(pool))?;
+                if let Some(value) = value(pool) {
+                    family.encode_family(&[("pool", pool.name.as_str())])?.encode_gauge(&value)?;
+                }
             }
         }
         for (name, help, value) in &OF_WORKER {
-            if let Some(value) = value(&status) {
-                encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
-            }
+            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            gauge.encode_gauge(&value(&status))?;
         }
         let help = "When the process started, since the epoch";
         let started = u64::try_from(status.started_at.as_second()).unwrap_or(0);

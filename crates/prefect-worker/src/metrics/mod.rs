@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::launcher::{LaunchError, Outcome};
+use crate::launcher::Outcome;
 use crate::status::StatusBoard;
 
 const PREFIX: &str = "prefect_worker";
@@ -121,12 +121,11 @@ pub struct Metrics {
     reconciliations: Family<Labels<1>, Counter>,
     ends: Family<Labels<2>, Counter>,
     polls: Family<Labels<2>, Counter>,
-    pulls: Family<Labels<1>, Counter>,
     api_errors: Family<Labels<1>, Counter>,
-    engine_errors: Family<Labels<1>, Counter>,
+    launch_failures: Family<Labels<1>, Counter>,
     claim_latency: Histograms,
     start_latency: Histograms,
-    pull_duration: Histogram,
+    preparation: Histograms,
 }
 
 impl Metrics {
@@ -141,12 +140,11 @@ impl Metrics {
             reconciliations: Family::default(),
             ends: Family::default(),
             polls: Family::default(),
-            pulls: Family::default(),
             api_errors: Family::default(),
-            engine_errors: Family::default(),
+            launch_failures: Family::default(),
             claim_latency: Family::new_with_constructor(Latency),
             start_latency: Family::new_with_constructor(Latency),
-            pull_duration: Histogram::new(LATENCY),
+            preparation: Family::new_with_constructor(Latency),
             status,
         };
         metrics.register(&mut registry);
@@ -177,17 +175,12 @@ impl Metrics {
             "Polls for scheduled runs, by outcome: succeeded or failed",
             self.polls.clone(),
         );
-        registry.register("pulls", "Pulls of images, by outcome: succeeded or failed", self.pulls.clone());
         registry.register(
             "api_errors",
             "Calls of the Prefect API that failed after their retries, by kind",
             self.api_errors.clone(),
         );
-        registry.register(
-            "engine_errors",
-            "Steps of launches that failed, by kind",
-            self.engine_errors.clone(),
-        );
+        registry.register("launch_failures", "Launches that failed, by kind", self.launch_failures.clone());
         registry.register_with_unit(
             "claim_latency",
             "Time from the moment a run could be claimed until it was ours",
@@ -201,10 +194,10 @@ impl Metrics {
             self.start_latency.clone(),
         );
         registry.register_with_unit(
-            "pull_duration",
-            "Time that pulls of images took",
+            "preparation",
+            "Time that preparations of launches took; most of it goes into pulls of images",
             Unit::Seconds,
-            self.pull_duration.clone(),
+            self.preparation.clone(),
         );
     }
 
@@ -245,10 +238,9 @@ impl Metrics {
         self.polls.get_or_create(&labels([("pool", pool), ("outcome", outcome(succeeded))])).inc();
     }
 
-    /// An image was pulled, or was not, within this time.
-    pub fn pulled(&self, took: Duration, succeeded: bool) {
-        self.pulls.get_or_create(&labels([("outcome", outcome(succeeded))])).inc();
-        self.pull_duration.observe(took.as_secs_f64());
+    /// A launch was prepared, within this time.
+    pub fn prepared(&self, pool: &str, took: Duration) {
+        self.preparation.get_or_create(&labels([("pool", pool)])).observe(took.as_secs_f64());
     }
 
     /// A call of the Prefect API failed after its retries.
@@ -256,9 +248,9 @@ impl Metrics {
         self.api_errors.get_or_create(&labels([("kind", api_error_kind(error))])).inc();
     }
 
-    /// A step of a launch failed.
-    pub fn engine_error(&self, error: &LaunchError) {
-        self.engine_errors.get_or_create(&labels([("kind", error.kind())])).inc();
+    /// A launch failed; `kind` is the word before the text of its crash message.
+    pub fn launch_failed(&self, kind: &str) {
+        self.launch_failures.get_or_create(&labels([("kind", kind)])).inc();
     }
 
     /// All figures as `OpenMetrics` text.
@@ -289,14 +281,12 @@ impl Metrics {
             drop(self.reconciliations.get_or_create(&labels([("pool", pool)])));
             drop(self.claim_latency.get_or_create(&labels([("pool", pool)])));
             drop(self.start_latency.get_or_create(&labels([("pool", pool)])));
-        }
-        for succeeded in [true, false] {
-            drop(self.pulls.get_or_create(&labels([("outcome", outcome(succeeded))])));
+            drop(self.preparation.get_or_create(&labels([("pool", pool)])));
         }
         for kind in API_ERROR_KINDS {
             drop(self.api_errors.get_or_create(&labels([("kind", kind)])));
         }
-        drop(self.engine_errors.get_or_create(&labels([("kind", "EngineUnreachable")])));
+        drop(self.launch_failures.get_or_create(&labels([("kind", "EngineUnreachable")])));
     }
 }
 
@@ -349,7 +339,7 @@ mod tests {
         let pool = status.pool("p", Duration::from_secs(10));
         let metrics = Metrics::new(status.clone());
         let run = pool.run(prefect_api::id::FlowRunId::generate(), "crow", crate::status::RunPhase::Running);
-        status.set_limit(Some(4));
+        pool.set_limit(Some(4));
         metrics.claimed("p", Duration::from_millis(60));
         metrics.claim_lost("p");
         metrics.ended("p", EndCause::OutOfMemory);
@@ -363,13 +353,39 @@ mod tests {
             "prefect_worker_claim_latency_seconds_bucket{worker=\"w\\\"1\",le=\"0.075\",pool=\"p\"} 1",
             "prefect_worker_runs{worker=\"w\\\"1\",pool=\"p\",phase=\"running\"} 1",
             "prefect_worker_runs{worker=\"w\\\"1\",pool=\"p\",phase=\"ending\"} 0",
-            "prefect_worker_slots_limit{worker=\"w\\\"1\"} 4",
-            "prefect_worker_slots_used{worker=\"w\\\"1\"} 1",
+            "prefect_worker_slots_limit{worker=\"w\\\"1\",pool=\"p\"} 4.0",
+            "prefect_worker_slots_used{worker=\"w\\\"1\",pool=\"p\"} 1.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
         drop(run);
-        assert!(metrics.text().unwrap().contains("slots_used{worker=\"w\\\"1\"} 0"));
+        assert!(metrics.text().unwrap().contains("slots_used{worker=\"w\\\"1\",pool=\"p\"} 0"));
+    }
+
+    #[test]
+    fn the_guide_describes_every_figure() {
+        let status = StatusBoard::new("w", "http://h/api");
+        let pool = status.pool("p", Duration::from_secs(10));
+        pool.set_limit(Some(1));
+        let text = Metrics::new(status).text().unwrap();
+        let guide = include_str!("../../../../docs/guides/operations.md");
+        let word = |line: &str, mark: &str| -> Option<(String, String)> {
+            let (name, rest) = line.strip_prefix(mark)?.split_once(' ')?;
+            Some((name.strip_prefix("prefect_worker_")?.to_owned(), rest.trim_end_matches('.').to_owned()))
+        };
+        let kinds: Vec<_> = text.lines().filter_map(|line| word(line, "# TYPE ")).collect();
+        let helps: Vec<_> = text.lines().filter_map(|line| word(line, "# HELP ")).collect();
+        assert!(kinds.len() > 20, "{text}");
+        for ((name, kind), (_, help)) in kinds.iter().zip(&helps) {
+            let row = guide.lines().find(|line| line.starts_with(&format!("| `{name}` | {kind} |")));
+            let row = row.unwrap_or_else(|| panic!("the guide has no row of the {kind} {name}"));
+            assert!(row.ends_with(&format!("| {help} |")), "{row}\nshould say: {help}");
+        }
+        for cause in EndCause::ALL {
+            assert!(guide.contains(&format!("\n| `{}` | ", cause.name())), "{cause:?}");
+        }
+        let rows = guide.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 3);
+        assert_eq!(rows.count(), kinds.len(), "the guide has rows of figures that do not exist");
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::error::Error;
 use crate::options::Options;
 use crate::shutdown::{OnShutdown, Shutdown};
+use crate::status::RunPhase;
 use crate::worker::Worker;
 use fake_api::FakeApi;
 use fake_launcher::FakeLauncher;
@@ -67,6 +68,7 @@ struct Bench {
     api: FakeApi,
     launcher: Arc<FakeLauncher>,
     settings: Settings,
+    admin: crate::Admin,
 }
 
 struct Running {
@@ -94,7 +96,8 @@ impl Bench {
         let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let settings =
             Settings::resolve(&Inputs { environment, directory: PathBuf::from("/nonexistent") }).unwrap();
-        Self { launcher: Arc::new(FakeLauncher::new(journal.clone())), journal, api, settings }
+        let admin = crate::Admin::new("w", Client::new(&settings).unwrap());
+        Self { launcher: Arc::new(FakeLauncher::new(journal.clone())), journal, api, settings, admin }
     }
 
     fn options(&self) -> Options {
@@ -104,7 +107,7 @@ impl Bench {
     async fn register(&self, options: Options) -> Result<Worker, Error> {
         let client = Client::new(&self.settings).unwrap();
         let launcher: Arc<FakeLauncher> = Arc::clone(&self.launcher);
-        Worker::register(options, &self.settings, client, launcher).await
+        Worker::register(options, &self.settings, client, launcher, &self.admin).await
     }
 
     async fn run(&self, options: Options) -> Running {
@@ -390,4 +393,37 @@ async fn wrong_credentials_are_a_configuration_error() {
     let error = bench.register(bench.options()).await.err().unwrap();
     assert_eq!(error.exit_code(), 64);
     assert!(error.hint().unwrap().contains("PREFECT_API_AUTH_STRING"));
+}
+
+#[tokio::test]
+async fn figures_and_status_agree_with_what_ran() {
+    let bench = Bench::new().await;
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("start").await;
+    let running = async {
+        while bench.admin.status.snapshot().pools[0].runs.iter().all(|run| run.phase != RunPhase::Running) {
+            bench.admin.status.changed().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, running).await.expect("the run is not on the board");
+    let text = bench.admin.metrics.text().unwrap();
+    assert!(text.contains("prefect_worker_runs{worker=\"w\",pool=\"pool\",phase=\"running\"} 1"), "{text}");
+    bench.launcher.finish(3);
+    bench.journal.until("tidy").await;
+    worker.stop().await;
+
+    let text = bench.admin.metrics.text().unwrap();
+    let value = |series: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("prefect_worker_{series} ")));
+        let value = line.unwrap_or_else(|| panic!("{series} is missing in {text}"));
+        value.trim_end_matches(".0").parse().unwrap()
+    };
+    let pool = "worker=\"w\",pool=\"pool\"";
+    assert_eq!(value(&format!("claims_total{{{pool},outcome=\"accepted\"}}")), 1);
+    assert_eq!(value(&format!("ends_total{{{pool},cause=\"failed\"}}")), 1);
+    assert_eq!(value(&format!("claim_latency_seconds_count{{{pool}}}")), 1);
+    assert_eq!(value(&format!("start_latency_seconds_count{{{pool}}}")), 1);
+    assert_eq!(value(&format!("slots_used{{{pool}}}")), 0);
+    assert!(value(&format!("polls_total{{{pool},outcome=\"succeeded\"}}")) >= 1);
 }

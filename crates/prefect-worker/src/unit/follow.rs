@@ -10,7 +10,9 @@ use super::report::Ending;
 use super::{Launched, RETRY_MAX, Unit, entered_by, lines};
 use crate::error::chain;
 use crate::launcher::{Attempt, Infrastructure, LaunchError, Outcome};
+use crate::metrics::EndCause;
 use crate::run_log::RunLog;
+use crate::status::RunPhase;
 
 /// What makes the worker act while infrastructure runs.
 enum Turn {
@@ -25,8 +27,9 @@ enum Turn {
 }
 
 impl Unit {
-    /// Waits for the end of the infrastructure and reports it.
-    pub(super) async fn follow(&self, launched: Launched, log: &RunLog) {
+    /// Waits for the end of the infrastructure and reports it; gives the cause of the end.
+    pub(super) async fn follow(&self, launched: Launched, log: &RunLog) -> EndCause {
+        self.entry.set_phase(RunPhase::Running);
         let Launched { infrastructure, attempt, subject, submitted, last_event, adopted } = &launched;
         let (sink, passing_on) = self.output(infrastructure, attempt, *adopted, log).await;
         let wait = self.shared.launcher.wait(infrastructure, sink);
@@ -38,8 +41,12 @@ impl Unit {
         let (outcome, ending) = match self.turn(&mut end, attempt, *adopted).await {
             Turn::Left => return self.leave(infrastructure),
             Turn::Ended(outcome) => (Some(outcome), Ending::ItsOwn),
-            Turn::Cancelled => self.cancel_it(&mut end, infrastructure, attempt, log).await,
+            Turn::Cancelled => {
+                self.entry.set_phase(RunPhase::Ending);
+                self.cancel_it(&mut end, infrastructure, attempt, log).await
+            }
             Turn::Silent => {
+                self.entry.set_phase(RunPhase::Ending);
                 let seconds = attempt.treatment.start_timeout_seconds.unwrap_or_default();
                 log.error(&format!(
                     "Flow run '{}' did not report itself within {seconds} s; ending it",
@@ -51,11 +58,12 @@ impl Unit {
             }
         };
         let Some(outcome) = outcome else { return self.leave(infrastructure) };
+        self.entry.set_phase(RunPhase::Ending);
 
         if let Some(subject) = subject {
             self.shared.events.container(subject, infrastructure, "exited", *last_event).await;
         }
-        self.report(&outcome, ending, infrastructure, attempt, log).await;
+        let cause = self.report(&outcome, ending, infrastructure, attempt, log).await;
         if let Some(subject) = subject {
             let code = outcome.code().unwrap_or(-1);
             self.shared.events.executed(subject, &infrastructure.pid, code, *submitted).await;
@@ -63,10 +71,12 @@ impl Unit {
         if let Err(error) = self.shared.launcher.tidy(infrastructure).await {
             log.warn(&format!("'{}' was not removed: {}", infrastructure.name, chain(&error)));
         }
+        cause
     }
 
-    fn leave(&self, infrastructure: &Infrastructure) {
+    fn leave(&self, infrastructure: &Infrastructure) -> EndCause {
         tracing::info!(flow_run.id = %self.run.id, infra.id = infrastructure.id, "leaving it to the next worker");
+        EndCause::Detached
     }
 
     /// Waits for the first thing to act upon.

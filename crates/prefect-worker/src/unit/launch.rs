@@ -17,9 +17,11 @@ use crate::error::chain;
 use crate::events::Subject;
 use crate::job::{self, JobError, Sources};
 use crate::launcher::{Infrastructure, Job, LaunchError};
+use crate::metrics::EndCause;
 use crate::pool::Pool;
 use crate::reconcile::PLACE_LABEL;
 use crate::run_log::RunLog;
+use crate::status::RunPhase;
 
 /// Outages of server and engine that are shorter only delay a launch.
 const PATIENCE: Duration = Duration::from_mins(30);
@@ -112,21 +114,31 @@ impl Unit {
         None
     }
 
-    /// Launches the claimed run. `None` if it was not launched, and everybody who must know is told.
-    pub(super) async fn launch(&self, claim: Claim, log: &RunLog) -> Option<Launched> {
+    /// Launches the claimed run. `Err` if it was not launched, and everybody who must know is told.
+    pub(super) async fn launch(&self, claim: Claim, log: &RunLog) -> Result<Launched, EndCause> {
         let submitting = NewState::new(StateType::Pending).named("Submitting");
         let proposals: Vec<Uuid> = [&claim.pending, &submitting]
             .into_iter()
             .filter_map(|state| state.state_details.transition_id)
             .collect();
         match Box::pin(self.try_launch(&submitting, &proposals, claim.since, log)).await {
-            Ok(launched) => return Some(launched),
+            Ok(launched) => Ok(launched),
             Err(Unlaunched::Cancelled) => {
                 self.set_cancelled("Flow run cancelled by worker (no infrastructure found).", log).await;
+                Err(EndCause::Cancelled)
             }
-            Err(Unlaunched::Orphan(message)) => self.set_cancelled(&message, log).await,
-            Err(Unlaunched::Stopping) => self.hand_back(&proposals, "its worker is stopping", log).await,
-            Err(Unlaunched::Taken(kind)) => log.info(&not_pending(self.run.id, kind)),
+            Err(Unlaunched::Orphan(message)) => {
+                self.set_cancelled(&message, log).await;
+                Err(EndCause::Cancelled)
+            }
+            Err(Unlaunched::Stopping) => {
+                self.hand_back(&proposals, "its worker is stopping", log).await;
+                Err(EndCause::HandedBack)
+            }
+            Err(Unlaunched::Taken(kind)) => {
+                log.info(&not_pending(self.run.id, kind));
+                Err(EndCause::Taken)
+            }
             Err(Unlaunched::Broken { kind, text }) => {
                 log.error(&format!(
                     "Failed to submit flow run '{}' to infrastructure: failed to {text}",
@@ -134,10 +146,11 @@ impl Unit {
                 ));
                 let message =
                     format!("Failed to submit flow run to infrastructure: {kind}: failed to {text}");
+                self.shared.metrics.launch_failed(kind);
                 self.set_crashed(&message, log).await;
+                Err(EndCause::LaunchFailed)
             }
         }
-        None
     }
 
     async fn try_launch(
@@ -161,7 +174,13 @@ impl Unit {
             told
         };
         // Either may say that the run is not to be launched; a pull is not waited for then.
-        self.interruptible(async { tokio::try_join!(prepare, introduce) }).await??;
+        let prepared = Box::pin(async {
+            let began = Instant::now();
+            prepare.await?;
+            shared.metrics.prepared(&pool.record.name, began.elapsed());
+            Ok(())
+        });
+        self.interruptible(async { tokio::try_join!(prepared, introduce) }).await??;
 
         if job.attempt.treatment.report_exit_state {
             // A program that does not report cannot wait either: a prefetched run starts at its time.
@@ -170,11 +189,14 @@ impl Unit {
         if claimed.elapsed() > FRESH {
             self.check_claim(proposals).await?;
         }
+        self.entry.set_phase(RunPhase::Starting);
         let infrastructure = self.create(&job, &subject).await?;
+        self.entry.set_infrastructure(&infrastructure.name);
         let created = shared.events.container(&subject, &infrastructure, "created", None).await;
         if let Err(reason) = self.start(&infrastructure, log).await {
             return Err(self.discard(&infrastructure, reason, log).await);
         }
+        shared.metrics.started(&pool.record.name, claimed.elapsed());
         let running = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
         Ok(Launched {
             infrastructure,

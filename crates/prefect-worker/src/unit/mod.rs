@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use prefect_api::flow_run::FlowRun;
 use prefect_api::id::{EventId, LeaseId};
 use prefect_api::state::StateType;
@@ -29,9 +30,11 @@ use crate::claim::{self, Fingerprint};
 use crate::error::chain;
 use crate::events::{Emitter, Subject};
 use crate::launcher::{Attempt, Found, Infrastructure, Launcher, Outcome, OutputSink, Phase};
+use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::run_log::{RunLog, RunLogs};
 use crate::shutdown::Shutdown;
+use crate::status::{PoolBoard, RunEntry, RunPhase};
 
 /// The longest pause between two tries of anything.
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -50,6 +53,16 @@ pub(crate) struct Shared {
     pub(crate) events: Emitter,
     pub(crate) logs: RunLogs,
     pub(crate) output: OutputSink,
+    /// How early a run is claimed before it is due.
+    pub(crate) prefetch: Duration,
+    pub(crate) board: PoolBoard,
+    pub(crate) metrics: Metrics,
+}
+
+impl Shared {
+    fn pool_name(&self) -> String {
+        self.pool.borrow().record.name.clone()
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -68,6 +81,8 @@ pub(crate) struct Unit {
     /// Somebody wants the run cancelled; the server says so, checked.
     pub(crate) cancel: CancellationToken,
     pub(crate) shutdown: Shutdown,
+    /// The run on the board.
+    pub(crate) entry: RunEntry,
 }
 
 /// A run whose infrastructure runs, or has ended.
@@ -87,14 +102,24 @@ impl Unit {
     pub(crate) async fn work(self) {
         let log = self.log();
         log.info(&format!("Worker '{}' submitting flow run '{}'", self.shared.worker, self.run.id));
-        let Some(claim) = self.claim(&log).await else { return };
+        let metrics = &self.shared.metrics;
+        let Some(claim) = self.claim(&log).await else {
+            metrics.claim_lost(&self.shared.pool_name());
+            return;
+        };
+        metrics.claimed(&self.shared.pool_name(), self.waited());
+        self.entry.set_phase(RunPhase::Preparing);
         let lease = claim.lease;
         self.with_lease(lease, async {
             // Boxed: what a launch needs is not kept for as long as the run lasts.
-            if let Some(launched) = Box::pin(self.launch(claim, &log)).await {
-                log.info(&format!("Flow run '{}' submitted to infrastructure", self.run.name));
-                Box::pin(self.follow(launched, &log)).await;
-            }
+            let cause = match Box::pin(self.launch(claim, &log)).await {
+                Ok(launched) => {
+                    log.info(&format!("Flow run '{}' submitted to infrastructure", self.run.name));
+                    Box::pin(self.follow(launched, &log)).await
+                }
+                Err(cause) => cause,
+            };
+            metrics.ended(&self.shared.pool_name(), cause);
         })
         .await;
     }
@@ -114,6 +139,7 @@ impl Unit {
         {
             self.cancel.cancel();
         }
+        self.shared.metrics.adopted(&self.shared.pool_name());
         if phase == Phase::Running {
             let former = &attempt.worker;
             log.info(&format!(
@@ -132,7 +158,8 @@ impl Unit {
             Launched { infrastructure, attempt, subject, submitted: None, last_event: None, adopted: true };
         let lease =
             self.run.state.as_ref().and_then(|state| state.state_details.deployment_concurrency_lease_id);
-        self.with_lease(lease, Box::pin(self.follow(launched, &log))).await;
+        let cause = self.with_lease(lease, Box::pin(self.follow(launched, &log))).await;
+        self.shared.metrics.ended(&self.shared.pool_name(), cause);
     }
 
     /// Ends a run that was claimed by a worker that is no more, and whose infrastructure is not there.
@@ -151,8 +178,9 @@ impl Unit {
                 let id = pid.rsplit(':').next().unwrap_or_default();
                 let infrastructure = Infrastructure::new(id, &self.run.name, pid);
                 let attempt = Attempt::new(self.run.id, "", &self.shared.worker);
-                self.report(&Outcome::Vanished, report::Ending::ItsOwn, &infrastructure, &attempt, &log)
-                    .await;
+                // Not one of this worker's: its end does not count.
+                let (outcome, ending) = (Outcome::Vanished, report::Ending::ItsOwn);
+                self.report(&outcome, ending, &infrastructure, &attempt, &log).await;
             }
         }
     }
@@ -168,6 +196,16 @@ impl Unit {
             return;
         }
         self.hand_back(&attempt.proposals, "its worker ended before it was started", log).await;
+    }
+
+    /// How long the run could have been claimed before it was.
+    fn waited(&self) -> Duration {
+        let scheduled = self.run.state.as_ref().map(|state| state.timestamp);
+        let prefetch = SignedDuration::try_from(self.shared.prefetch).unwrap_or(SignedDuration::ZERO);
+        let early = self.run.next_scheduled_start_time.and_then(|due| due.saturating_sub(prefetch).ok());
+        let since = scheduled.max(early).unwrap_or_else(Timestamp::now);
+        // Clocks of two machines: a claim is not made before its run is there.
+        Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default()
     }
 
     async fn subject(&self) -> Result<Subject, prefect_client::Error> {

@@ -12,6 +12,7 @@ use super::{RETRY_MAX, Unit};
 use crate::error::chain;
 use crate::exit::{self, Claim, Verdict, untouched, verdict};
 use crate::launcher::{Attempt, Infrastructure, Outcome};
+use crate::metrics::EndCause;
 use crate::redact::redact;
 use crate::run_log::RunLog;
 
@@ -41,7 +42,8 @@ pub(super) enum Ending {
 }
 
 impl Unit {
-    /// Judges the end of the infrastructure by the run's state, and reports what nobody else will.
+    /// Judges the end of the infrastructure by the run's state, and reports what nobody else will; gives the
+    /// cause of the end.
     pub(super) async fn report(
         &self,
         outcome: &Outcome,
@@ -49,19 +51,28 @@ impl Unit {
         infrastructure: &Infrastructure,
         attempt: &Attempt,
         log: &RunLog,
-    ) {
-        let Some(run) = self.read_run().await else { return };
+    ) -> EndCause {
+        let cause = match ending {
+            Ending::ItsOwn => EndCause::of(outcome),
+            Ending::CancelledBeforeItRan | Ending::Cancellation => EndCause::Cancelled,
+            Ending::Silence => EndCause::Stuck,
+        };
+        let Some(run) = self.read_run().await else { return cause };
         let claim = Claim {
             proposals: &attempt.proposals,
             infrastructure_pid: &infrastructure.pid,
             report_exit_state: attempt.treatment.report_exit_state,
         };
         match verdict(outcome, &run, claim) {
-            Verdict::Settled => {}
-            Verdict::Completed => self.set_completed(log).await,
+            Verdict::Settled => cause,
+            Verdict::Completed => {
+                self.set_completed(log).await;
+                cause
+            }
             Verdict::Cancelled => {
                 self.set_cancelled(cancellation(ending), log).await;
                 self.run_hook(Hook::Cancelled, ending, infrastructure, attempt, log).await;
+                EndCause::Cancelled
             }
             Verdict::Crashed { message, advice } => {
                 let tail = self.log_tail(infrastructure, attempt, log).await;
@@ -78,6 +89,7 @@ impl Unit {
                     }
                     self.run_hook(Hook::Crashed, ending, infrastructure, attempt, log).await;
                 }
+                if cause == EndCause::Exited { EndCause::Unreported } else { cause }
             }
         }
     }
@@ -255,6 +267,7 @@ impl Unit {
         F: Future<Output = Result<T, prefect_client::Error>>,
     {
         let mut pause = Duration::from_secs(1);
+        let mut waiting = None;
         loop {
             let error = match call().await {
                 Ok(value) => return Some(value),
@@ -270,6 +283,8 @@ impl Unit {
                 return None;
             }
             tracing::warn!(flow_run.id = %self.run.id, error = chain(&error), "the server was not told, trying again");
+            self.shared.metrics.api_error(&error);
+            waiting.get_or_insert_with(|| self.shared.board.board().report_waits());
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
