@@ -3,39 +3,48 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod bench;
+mod conformance;
 
-use std::time::Duration;
-
+use async_trait::async_trait;
 use bench::{Bench, Silent, exited, probe};
-use jiff::Timestamp;
-use prefect_worker::launcher::{DockerLauncher, LaunchError, Launcher, Outcome, Phase};
-use secrecy::ExposeSecret;
+use conformance::conformance_suite;
+use prefect_worker::launcher::{DockerLauncher, Job, LaunchError, Launcher, Outcome};
 use serde_json::json;
 use testkit::docker::Image;
 
-#[tokio::test]
-async fn output_environment_and_exit_codes_come_back() {
-    let bench = Bench::new().await;
-    let mut job = bench.job("/probe env", json!({"container_create_kwargs": {"hostname": "probe-host"}}));
-    job.base_env.insert("PREFECT_API_URL".to_owned(), "http://api.example/api".to_owned());
-    job.env.insert("GREETING".to_owned(), Some("two words".to_owned()));
-    let (outcome, output) = bench.end(&bench.start(&job).await).await;
-    assert_eq!(outcome, exited(0));
-    for line in ["PREFECT_API_URL=http://api.example/api", "GREETING=two words", "HOSTNAME=probe-host"] {
-        assert!(output.lines().any(|found| found == line), "{line} is missing in {output}");
+#[async_trait(?Send)]
+impl conformance::Bench for Bench {
+    fn launcher(&self) -> &dyn Launcher {
+        &self.launcher
     }
 
+    async fn later(&self) -> Box<dyn Launcher> {
+        Box::new(DockerLauncher::connect(&|name| std::env::var(name).ok()).await.unwrap())
+    }
+
+    fn job(&self, request: &str) -> Job {
+        Self::job(self, &format!("/probe {request}"), json!({"auto_remove": true}))
+    }
+
+    fn impossible(&self) -> (Job, &'static str) {
+        (Self::job(self, "/probe exit 0", json!({"container_create_kwargs": {"shmsize": "1m"}})), "shmsize")
+    }
+}
+
+conformance_suite!(crate::Bench);
+
+#[tokio::test]
+async fn a_container_stays_unless_its_removal_was_asked_for() {
+    let bench = Bench::new().await;
     let failing = bench.start(&bench.job("/probe exit 3", json!({}))).await;
     assert_eq!(bench.end(&failing).await.0, exited(3));
     bench.launcher.tidy(&failing).await.unwrap();
-    assert_eq!(bench.end(&failing).await.0, exited(3), "waiting again gives the same answer");
+    assert_eq!(bench.end(&failing).await.0, exited(3));
 
-    assert_eq!(bench.launcher.wait(&failing, None).await, exited(3));
-
-    let printing = bench.start(&bench.job("/probe print something", json!({}))).await;
-    assert_eq!(bench.end(&printing).await, (exited(0), "something\n".to_owned()));
-    assert_eq!(bench.end_after(&printing, Some(Timestamp::now())).await, (exited(0), String::new()));
-    assert_eq!(bench.launcher.tail(&printing, 5).await, ["something"]);
+    let removed = bench.start(&bench.job("/probe exit 3", json!({"auto_remove": true}))).await;
+    assert_eq!(bench.end(&removed).await.0, exited(3));
+    bench.launcher.tidy(&removed).await.unwrap();
+    assert!(!bench.exists(&removed).await);
     bench.clean_up().await;
 }
 
@@ -59,33 +68,6 @@ async fn a_taken_name_gets_a_number_and_an_unstarted_attempt_is_replaced() {
         (labels["io.ferryman.work-pool"].as_str(), labels["io.ferryman.worker"].as_str()),
         (job.attempt.work_pool.as_str(), "worker")
     );
-    bench.clean_up().await;
-}
-
-#[tokio::test]
-async fn a_container_that_ignores_the_request_is_killed_after_the_grace() {
-    let bench = Bench::new().await;
-    let running = bench.start(&bench.job("/probe sleep 600", json!({}))).await;
-    // As the first process of its container the probe ignores SIGTERM.
-    bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap();
-    assert_eq!(bench.end(&running).await.0, exited(137));
-    bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap();
-    bench.clean_up().await;
-}
-
-#[tokio::test]
-async fn auto_remove_keeps_the_exit_code_until_it_is_reported() {
-    let bench = Bench::new().await;
-    let job = bench.job("/probe exit 7", json!({"auto_remove": true}));
-    let running = bench.start(&job).await;
-    assert_eq!(bench.end(&running).await.0, exited(7));
-    assert!(bench.exists(&running).await, "until its end is reported it is the only record of it");
-    bench.launcher.tidy(&running).await.unwrap();
-    assert!(!bench.exists(&running).await);
-    bench.launcher.tidy(&running).await.unwrap();
-    assert_eq!(bench.end(&running).await.0, Outcome::Vanished);
-    let error = bench.launcher.kill(&running, Duration::from_secs(1)).await.unwrap_err();
-    assert!(matches!(error, LaunchError::NotFound { .. }), "{error}");
     bench.clean_up().await;
 }
 
@@ -141,35 +123,6 @@ async fn the_engine_enforces_the_limits_asked_for() {
         panic!("it did not end with 0")
     };
     assert_eq!(memory.limit, Some(64 << 20));
-    bench.clean_up().await;
-}
-
-#[tokio::test]
-async fn a_later_worker_finds_what_was_left_and_what_it_is_for() {
-    let bench = Bench::new().await;
-    let mut job = bench.job("/probe sleep 600", json!({}));
-    job.base_env.insert("PREFECT_API_AUTH_STRING".to_owned(), "admin:hunter2".to_owned());
-    job.env.insert("DSN".to_owned(), Some("postgres://hunter3".to_owned()));
-    job.attempt.secret_env.push("DSN".to_owned());
-    let created = bench.create(&job).await;
-    let phase = async || {
-        let later = DockerLauncher::connect(&|name| std::env::var(name).ok()).await.unwrap();
-        assert_eq!(later.place(), bench.launcher.place());
-        let found = later.list(&job.attempt.work_pool).await.unwrap();
-        let [found] = found.as_slice() else { panic!("one container, not {found:?}") };
-        assert_eq!((&found.attempt, &found.infrastructure), (&job.attempt, &created));
-        found.phase
-    };
-    assert_eq!(phase().await, Phase::Created);
-    bench.launcher.start(&created).await.unwrap();
-    assert_eq!(phase().await, Phase::Running);
-    let secrets = bench.launcher.secrets(&created, &job.attempt).await;
-    let mut secrets: Vec<&str> = secrets.iter().map(ExposeSecret::expose_secret).collect();
-    secrets.sort_unstable();
-    assert_eq!(secrets, ["admin:hunter2", "postgres://hunter3"]);
-    bench.launcher.kill(&created, Duration::ZERO).await.unwrap();
-    assert_eq!(phase().await, Phase::Ended);
-    assert!(bench.launcher.list("another pool").await.unwrap().is_empty());
     bench.clean_up().await;
 }
 

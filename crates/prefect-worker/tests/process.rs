@@ -1,19 +1,14 @@
 //! The process launcher on this machine.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail like tests"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
 
 mod conformance;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use conformance::{Bench, DEADLINE, code, conformance_suite, create, end, printed, probe, start};
+use conformance::{Bench, DEADLINE, code, conformance_suite, create, end, printed, start};
 use prefect_api::id::FlowRunId;
 use prefect_worker::launcher::{
     Attempt, Infrastructure, Job, Launcher, Outcome, OutputSink, Phase, ProcessLauncher,
@@ -31,6 +26,14 @@ fn worker() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_prefect-worker"))
 }
 
+/// The program that is launched: an example of this crate, built with its tests.
+fn probe() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let probe = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/container_probe");
+    assert!(probe.exists(), "{} is not built: cargo build --examples -p prefect-worker", probe.display());
+    probe
+}
+
 impl Processes {
     #[expect(clippy::unused_async, reason = "the suite awaits every bench")]
     async fn new() -> Self {
@@ -39,7 +42,7 @@ impl Processes {
         Self { state, launcher }
     }
 
-    fn state(&self) -> std::path::PathBuf {
+    fn state(&self) -> PathBuf {
         self.state.path().join("state")
     }
 
@@ -59,7 +62,7 @@ impl Processes {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Bench for Processes {
     fn launcher(&self) -> &dyn Launcher {
         &self.launcher

@@ -150,6 +150,8 @@ async fn follow(engine: &Engine, id: &str, output: &mut OutputSink) {
     let mut logs = engine.docker.logs(id, Some(options));
     // Where the engine splits a very long line, only its first part bears a time.
     let mut at = output.after.unwrap_or_else(Timestamp::now);
+    // Standard output and standard error may overtake each other: what comes is compared with where we began.
+    let began = output.after;
     while let Some(chunk) = logs.next().await {
         match chunk {
             Ok(chunk) => {
@@ -157,13 +159,13 @@ async fn follow(engine: &Engine, id: &str, output: &mut OutputSink) {
                 let (stamp, bytes) = split_stamp(&chunk);
                 at = stamp.unwrap_or(at);
                 // `since` has whole seconds only.
-                if stamp.is_some_and(|stamp| output.after.is_some_and(|after| stamp <= after)) {
+                if stamp.is_some_and(|stamp| began.is_some_and(|began| stamp <= began)) {
                     continue;
                 }
                 if output.pieces.send(Piece { at, bytes: bytes.to_vec() }).await.is_err() {
                     return;
                 }
-                output.after = Some(at);
+                output.after = output.after.max(Some(at));
             }
             Err(error) => {
                 tracing::warn!(
