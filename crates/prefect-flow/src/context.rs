@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::deployment_run::DeploymentRun;
 use crate::engine::Engine;
 use crate::error::{ArtifactError, Cancelled, LimitError, RecordError};
 use crate::flow::Flow;
@@ -303,6 +304,11 @@ impl Context {
     /// The result of a future, unless the work is to stop first: then the future is dropped.
     pub async fn unless_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
         self.run.cancellation.run_until_cancelled(future).await.ok_or(Cancelled)
+    }
+
+    /// A run of a deployment, `FLOW/DEPLOYMENT`: it goes to the deployment's work pool.
+    pub fn run_deployment(&self, deployment: impl Into<String>) -> DeploymentRun {
+        DeploymentRun::new(self.clone(), deployment.into())
     }
 
     /// Pauses the flow run until somebody resumes it; the process waits. Tasks that are at work go on.

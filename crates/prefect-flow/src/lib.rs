@@ -33,6 +33,7 @@
 //! oldest and says so. Work stops when the server says that the run is cancelled or gone.
 
 mod context;
+mod deployment_run;
 mod engine;
 mod entry;
 mod error;
@@ -50,6 +51,7 @@ mod task;
 mod terminal;
 
 pub use context::Context;
+pub use deployment_run::{DeploymentRun, DeploymentRunError};
 pub use error::{
     ArtifactError, BoxError, Cancelled, LimitError, RecordError, SubflowError, TaskCause, TaskError, chain,
 };

@@ -207,6 +207,11 @@ impl Engine {
         self.options.poll_interval
     }
 
+    /// Time between looks at a run of a deployment that is waited for.
+    pub(crate) const fn wait_poll(&self) -> Duration {
+        self.options.wait_interval
+    }
+
     fn grace(&self, terminated: bool) -> Duration {
         if terminated { self.options.terminate_grace } else { self.options.cancel_grace }
     }

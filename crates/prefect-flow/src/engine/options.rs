@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) reschedule: bool,
     /// Time between looks at the run while no events arrive.
     pub(crate) poll_interval: Duration,
+    /// Time between looks at a run of a deployment that is waited for.
+    pub(crate) wait_interval: Duration,
     /// What is logged and how it is sent: `PREFECT_LOGGING_*`.
     pub(crate) logging: Logging,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             heartbeat: Duration::from_mins(3),
             reschedule: false,
             poll_interval: Duration::from_secs(10),
+            wait_interval: Duration::from_secs(5),
             logging: Logging::default(),
         }
     }
@@ -73,6 +76,7 @@ impl Options {
                 .get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
                 .is_some_and(|behavior| behavior.eq_ignore_ascii_case("reschedule")),
             poll_interval: default.poll_interval,
+            wait_interval: default.wait_interval,
             logging: Logging::new(settings)?,
         })
     }

@@ -55,7 +55,8 @@ impl<const N: usize> From<[Duration; N]> for Delays {
     }
 }
 
-/// A task that has not been started; made by [`Context::task`].
+/// A task that has not been started; made by [`Context::task`]. A clone is another run of the task.
+#[derive(Clone)]
 #[must_use = "a task does nothing until it is run or submitted"]
 pub struct Task {
     ctx: Context,
@@ -64,6 +65,7 @@ pub struct Task {
     tags: Vec<String>,
     retries: u32,
     delays: Delays,
+    jitter: f64,
     retry_if: Option<Arc<RetryIf>>,
     timeout: Option<Duration>,
     upstreams: Vec<(String, Handle)>,
@@ -92,6 +94,7 @@ impl Task {
             tags: Vec::new(),
             retries: 0,
             delays: Delays(Vec::new()),
+            jitter: 0.0,
             retry_if: None,
             timeout: None,
             upstreams: Vec::new(),
@@ -121,6 +124,13 @@ impl Task {
     pub fn retries(mut self, retries: u32, delays: impl Into<Delays>) -> Self {
         self.retries = retries;
         self.delays = delays.into();
+        self
+    }
+
+    /// Makes each delay before a retry longer, by a random part of it of at most `factor`, so that runs that failed
+    /// together do not come again together.
+    pub const fn retry_jitter(mut self, factor: f64) -> Self {
+        self.jitter = factor;
         self
     }
 
@@ -227,6 +237,47 @@ impl Task {
         Submitted::new(name, kept, join)
     }
 
+    /// Submits a run of this task for each item; the results come in the order of the items.
+    pub fn map<I, T, E, F, R>(self, items: impl IntoIterator<Item = I>, body: F) -> Vec<Submitted<T>>
+    where
+        I: Clone + Send + 'static,
+        F: Fn(Context, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Into<BoxError>,
+    {
+        let body = Arc::new(body);
+        let submit = |item: I| {
+            let body = Arc::clone(&body);
+            self.clone().submit(move |task| body(task, item.clone()))
+        };
+        items.into_iter().map(submit).collect()
+    }
+
+    /// Like [`Self::run`], for code that blocks its thread: it has one of its own. Such code cannot be dropped: it must look
+    /// at [`Context::is_cancelled`], and a timeout leaves it behind.
+    pub async fn run_blocking<T, E, F>(self, body: F) -> Result<Done<T>, TaskError>
+    where
+        F: Fn(Context) -> Result<T, E> + Send + Sync + 'static,
+        T: Send + 'static,
+        E: Into<BoxError>,
+    {
+        let body = Arc::new(body);
+        self.run(move |task| {
+            let body = Arc::clone(&body);
+            async move {
+                match tokio::task::spawn_blocking(move || body(task).map_err(Into::into)).await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(error) => Err(BoxError::from(error)),
+                    },
+                }
+            }
+        })
+        .await
+    }
+
     fn prepare(self) -> (TaskRun, Handle) {
         let run = &self.ctx.run;
         let key_space = format!("{}/{}", run.flow_name, self.name);
@@ -259,6 +310,7 @@ impl Task {
             tags: self.tags,
             retries: self.retries,
             delays: self.delays,
+            jitter: self.jitter,
             retry_if: self.retry_if,
             timeout: self.timeout,
             upstreams: self.upstreams.into_iter().map(|(_, upstream)| upstream).collect(),

@@ -28,6 +28,8 @@ pub(super) struct TaskRun {
     pub(super) tags: Vec<String>,
     pub(super) retries: u32,
     pub(super) delays: Delays,
+    /// The largest part by which a delay is made longer.
+    pub(super) jitter: f64,
     pub(super) retry_if: Option<Arc<RetryIf>>,
     pub(super) timeout: Option<Duration>,
     pub(super) upstreams: Vec<Handle>,
@@ -163,7 +165,7 @@ impl TaskRun {
     }
 
     async fn prepare_retry(&mut self, retry: u32, cause: &TaskCause) -> Result<(), TaskCause> {
-        let delay = self.delays.before(retry);
+        let delay = lengthened(self.delays.before(retry), self.jitter, random());
         let when = if delay.is_zero() {
             "immediately".to_owned()
         } else {
@@ -232,6 +234,20 @@ impl TaskRun {
     }
 }
 
+/// A delay that is longer by the part `random` (0 to 1) of the part `jitter` of it.
+fn lengthened(delay: Duration, jitter: f64, random: f64) -> Duration {
+    let factor = 1.0 + jitter.max(0.0) * random;
+    Duration::try_from_secs_f64(delay.as_secs_f64() * factor).unwrap_or(delay)
+}
+
+/// A number from 0 to 1.
+fn random() -> f64 {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    // The lowest bits: those of the version are above them.
+    let [.., a, b] = high.to_be_bytes();
+    f64::from(u16::from_be_bytes([a & 0x0f, b])) / f64::from(0x0fff_u16)
+}
+
 fn last_state(cause: &TaskCause) -> TaskState {
     match cause {
         TaskCause::Failed(_) | TaskCause::Slots { .. } => {
@@ -247,5 +263,23 @@ fn last_state(cause: &TaskCause) -> TaskState {
             message: format!("Upstream task run '{upstream}' did not reach a 'COMPLETED' state."),
         },
         TaskCause::Cancelled => TaskState::Crashed { message: ABORTED.to_owned() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_makes_delays_longer_by_a_part_of_them() {
+        let delay = Duration::from_secs(10);
+        assert_eq!(lengthened(delay, 0.0, 1.0), delay);
+        assert_eq!(lengthened(delay, 0.5, 0.0), delay);
+        assert_eq!(lengthened(delay, 0.5, 1.0), Duration::from_secs(15));
+        assert_eq!(lengthened(delay, f64::NAN, 1.0), delay, "nonsense changes nothing");
+        assert_eq!(lengthened(Duration::MAX, 1.0, 1.0), Duration::MAX);
+        let numbers: Vec<f64> = (0..100).map(|_| random()).collect();
+        assert!(numbers.iter().all(|number| (0.0..=1.0).contains(number)));
+        assert!(numbers.iter().any(|number| *number > 0.5) && numbers.iter().any(|number| *number < 0.5));
     }
 }

@@ -304,6 +304,18 @@ impl Inner {
                 let name = self.flows.iter().find(|(_, it)| it == id).map(|(name, _)| name);
                 found(name.map(|name| json!({"id": id, "name": name})))
             }
+            ("GET", ["deployments", "name", flow, name]) => {
+                let flow_id = json!(self.flow_id(flow));
+                let mut known = self.deployments.values();
+                found(known.find(|it| it["name"] == *name && it["flow_id"] == flow_id).cloned())
+            }
+            ("POST", ["deployments", id, "create_flow_run"]) => {
+                let run = self.add_run("called", &body["parameters"], Some(id));
+                let record = &mut self.runs.get_mut(&run).unwrap().record;
+                record["state_type"] = json!("SCHEDULED");
+                record["parent_task_run_id"] = body["parent_task_run_id"].clone();
+                (201, record.clone())
+            }
             ("GET", ["deployments", id]) => found(self.deployments.get(*id).cloned()),
             ("POST", ["task_runs"]) => (201, self.create_task_run(body)),
             ("POST", ["artifacts"]) => (201, json!({"id": Uuid::new_v4(), "data": body["data"]})),

@@ -4,6 +4,7 @@ mod fake;
 
 mod cancel;
 mod conversation;
+mod deployments;
 mod hooks;
 mod limits;
 mod pauses;

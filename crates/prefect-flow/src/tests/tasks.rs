@@ -201,3 +201,52 @@ async fn task_states_arrive_over_rest_when_sockets_are_refused() {
     bench.execute(flow).await.unwrap();
     assert_eq!(bench.fake.lock().task_states(), ["step: Pending", "step: Running", "step: Completed"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mapped_tasks_are_runs_of_their_own_in_the_order_of_their_items() {
+    let bench = Bench::new().await;
+    let flow = greet(|ctx, _| async move {
+        let attempts = std::sync::Arc::new(AtomicU32::new(0));
+        let counted = std::sync::Arc::clone(&attempts);
+        let squares = ctx.task("square").retries(1, Duration::ZERO).map(1..=20_u32, move |_, number| {
+            // The first attempt at one of them fails; its item is there again for the second.
+            let fails = number == 7 && counted.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if fails { Err("not yet") } else { Ok(number * number) } }
+        });
+        let mut sum = 0;
+        let mut last = 0;
+        for square in squares {
+            let square = square.await?;
+            assert!(*square > last);
+            last = *square;
+            sum += last;
+        }
+        assert_eq!((sum, attempts.load(Ordering::Relaxed)), (2870, 2));
+        Ok(())
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    let inner = bench.fake.lock();
+    let states = inner.task_states();
+    assert_eq!(states.iter().filter(|state| *state == "square: Completed").count(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_blocks_has_a_thread_of_its_own() {
+    let bench = Bench::new().await;
+    let flow = greet(|ctx, _| async move {
+        let here = std::thread::current().id();
+        let done = ctx.task("blocking").run_blocking(move |task| {
+            task.info("working");
+            assert_ne!(std::thread::current().id(), here);
+            Ok::<_, BoxError>(7)
+        });
+        assert_eq!(*done.await?, 7);
+        let bad = ctx.task("bad").run_blocking(|task| {
+            let remainder = 1 % (task.attempt() - 1);
+            Ok::<_, BoxError>(remainder)
+        });
+        assert!(matches!(bad.await.unwrap_err().cause(), TaskCause::Panicked(_)));
+        Ok(())
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+}
