@@ -158,6 +158,59 @@ pub trait Notes: Send + Sync {
     fn note(&self, line: &str);
 }
 
+/// Why an engine refuses to make or start a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The image has no such command.
+    CommandNotFound,
+    /// The command is there and must not be executed.
+    CommandNotExecutable,
+    /// The image or its command is for another kind of machine.
+    WrongArchitecture,
+    /// The engine's disk is full.
+    DiskFull,
+    /// Another program listens on the port.
+    PortTaken,
+    /// Another container has the name.
+    NameTaken,
+}
+
+impl Refusal {
+    /// The word that stands before the text in a run's crash message.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::CommandNotFound => "CommandNotFound",
+            Self::CommandNotExecutable => "CommandNotExecutable",
+            Self::WrongArchitecture => "WrongArchitecture",
+            Self::DiskFull => "DiskFull",
+            Self::PortTaken => "PortTaken",
+            Self::NameTaken => "NameTaken",
+        }
+    }
+
+    /// What it is, and what can be done.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::CommandNotFound => {
+                "the image has no such command (correct the job variable command, or choose an image that has it)"
+            }
+            Self::CommandNotExecutable => {
+                "the command must not be executed (make it executable in the image, or let user be one who may)"
+            }
+            Self::WrongArchitecture => {
+                "the image or its command is for another architecture (build the image for this machine, or choose \
+                 another with the job variable platform)"
+            }
+            Self::DiskFull => {
+                "the disk of the container engine is full (free space: `prefect-worker reap` removes what \
+                 earlier runs left)"
+            }
+            Self::PortTaken => "the port is taken on this machine (publish another one)",
+            Self::NameTaken => "another container has this name (choose another with the job variable name)",
+        }
+    }
+}
+
 /// Why infrastructure could not be made, watched or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -182,6 +235,16 @@ pub enum LaunchError {
         /// What was asked of it.
         action: &'static str,
         /// Its words.
+        message: String,
+    },
+    /// The engine refused for a reason that has a remedy.
+    #[error("{action}: {}: {message}", refusal.remedy())]
+    Refused {
+        /// What was asked of it.
+        action: &'static str,
+        /// The reason.
+        refusal: Refusal,
+        /// The engine's words.
         message: String,
     },
     /// The engine cannot be reached.
@@ -228,6 +291,7 @@ impl LaunchError {
             Self::Configuration { .. } => "InvalidJobConfiguration",
             Self::Image { .. } => "ImageNotFound",
             Self::Engine { .. } => "APIError",
+            Self::Refused { refusal, .. } => refusal.kind(),
             Self::Unreachable { .. } => "EngineUnreachable",
             Self::Forbidden { .. } => "ForbiddenByPolicy",
             Self::Deadline { .. } => "DeadlineExceeded",

@@ -1,6 +1,7 @@
 //! The Docker part of a job configuration, checked.
 
 use std::fmt;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -15,11 +16,17 @@ use super::size;
 /// The image of runs whose job configuration names none: the one the Python worker takes.
 pub(super) const DEFAULT_IMAGE: &str = "prefecthq/prefect:3.7.2-python3.12";
 
+const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_hours(1);
+/// The longest time that a job may give a pull, in seconds: a year.
+const LONGEST_PULL: u64 = 366 * 86_400;
+
 /// What a job configuration says about its container.
 pub(super) struct DockerConfig {
     pub(super) image: String,
     pub(super) pull_policy: PullPolicy,
     pub(super) credentials: Option<Credentials>,
+    /// The longest time that a pull may take; without end if absent.
+    pub(super) pull_timeout: Option<Duration>,
     pub(super) networks: Vec<String>,
     pub(super) network_mode: Option<String>,
     pub(super) auto_remove: bool,
@@ -64,6 +71,7 @@ impl DockerConfig {
             pull_policy,
             image,
             credentials: fields.object("registry_credentials")?.map(Credentials::parse).transpose()?,
+            pull_timeout: pull_timeout(&mut fields)?,
             networks: fields.texts("networks")?,
             network_mode: fields.text("network_mode")?.filter(|mode| !mode.is_empty()),
             auto_remove: fields.flag("auto_remove")?.unwrap_or(false),
@@ -96,6 +104,14 @@ impl Credentials {
             registry_url: needed("registry_url")?,
         })
     }
+}
+
+fn pull_timeout(fields: &mut Fields) -> Result<Option<Duration>, LaunchError> {
+    Ok(match fields.whole("pull_timeout_seconds", LONGEST_PULL)? {
+        None => Some(DEFAULT_PULL_TIMEOUT),
+        Some(0) => None,
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+    })
 }
 
 fn amount(fields: &mut Fields, name: &str) -> Result<Option<i64>, LaunchError> {

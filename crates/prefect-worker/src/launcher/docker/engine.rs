@@ -1,4 +1,4 @@
-//! The connection to a Docker engine.
+//! The connection to a Docker engine, and what its errors mean.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use bollard::errors::Error;
 use bollard::query_parameters::RemoveContainerOptions;
 
 use super::super::{Infrastructure, LaunchError};
+use super::address::Address;
+use super::refusal;
 
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Docker engine that has answered.
@@ -20,50 +20,51 @@ pub(super) struct Engine {
     pub(super) host_gateway: bool,
     /// The engine's own id, which outlives its restarts.
     pub(super) id: String,
-    address: String,
+    /// The architecture that it runs, in Go's words: `amd64`.
+    pub(super) architecture: String,
+    pub(super) address: Address,
 }
 
 impl Engine {
     pub(super) async fn connect(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
-        let variable = |name| environment(name).filter(|value| !value.is_empty());
-        let address = variable("DOCKER_HOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
-        let unreachable = |message: String| LaunchError::Unreachable { address: address.clone(), message };
-        if variable("DOCKER_TLS_VERIFY").is_some() && !address.starts_with("unix://") {
-            let message =
-                "DOCKER_TLS_VERIFY is set, but this worker speaks to engines over local sockets or plain TCP";
-            return Err(unreachable(message.to_owned()));
-        }
-        let timeout = match variable("DOCKER_CLIENT_TIMEOUT") {
-            None => DEFAULT_TIMEOUT,
-            Some(text) => match text.parse() {
-                Ok(seconds) => Duration::from_secs(seconds),
-                Err(_) => {
-                    return Err(unreachable(format!(
-                        "DOCKER_CLIENT_TIMEOUT must be seconds, but it is {text:?}"
-                    )));
-                }
-            },
-        };
-        let docker = Docker::connect_with_host(&address).map_err(|error| unreachable(failure(&error)))?;
+        let address = Address::from_environment(environment)?;
+        let client = address.client()?;
         let answer = async {
-            let docker = docker.with_timeout(timeout).negotiate_version().await?;
+            let docker = match address.version {
+                Some(_) => client,
+                None => client.negotiate_version().await?,
+            };
             let version = docker.version().await?;
-            let id = docker.info().await?.id.unwrap_or_default();
-            Ok::<_, Error>((docker, version, id))
+            let info = docker.info().await?;
+            Ok::<_, Error>((docker, version, info))
         };
-        let (docker, version, id) = match tokio::time::timeout(CONNECT_TIMEOUT, answer).await {
+        let (docker, version, info) = match tokio::time::timeout(CONNECT_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(unreachable(failure(&error))),
-            Err(_) => return Err(unreachable("no answer within 10 seconds".to_owned())),
+            Ok(Err(error)) => return Err(address.unreachable(failure(&error))),
+            Err(_) => {
+                return Err(
+                    address.unreachable(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()))
+                );
+            }
         };
-        let version = version.version.unwrap_or_default();
-        let host_gateway = knows_host_gateway(&version);
-        tracing::info!(engine.version = version, address, "connected to the container engine");
-        Ok(Self { docker, host_gateway, id, address })
+        let number = version.version.unwrap_or_default();
+        let architecture = version.arch.unwrap_or_default();
+        tracing::info!(
+            address = address.host,
+            engine.version = number,
+            engine.api = %docker.client_version(),
+            engine.os = info.operating_system,
+            engine.architecture = architecture,
+            engine.storage = info.driver,
+            engine.id = info.id,
+            "connected to the container engine"
+        );
+        let host_gateway = knows_host_gateway(&number);
+        Ok(Self { docker, host_gateway, id: info.id.unwrap_or_default(), architecture, address })
     }
 
     pub(super) fn infrastructure(&self, id: String, name: String) -> Infrastructure {
-        Infrastructure { pid: format!("{}:{id}", base_url(&self.address)), id, name }
+        Infrastructure { pid: format!("{}:{id}", self.address.base_url()), id, name }
     }
 
     /// Removes a container, also one that runs. What is gone already is no error.
@@ -85,15 +86,24 @@ impl Engine {
                 let image = message.rsplit_once("No such image: ").map_or("", |(_, image)| image).to_owned();
                 LaunchError::Image { image, message }
             }
-            // Only these may pass; whatever else fails would fail again.
-            error @ (Error::RequestTimeoutError
-            | Error::IOError { .. }
-            | Error::HyperResponseError { .. }
-            | Error::HyperLegacyError { .. }
-            | Error::SocketNotFoundError(_)) => {
-                LaunchError::Unreachable { address: self.address.clone(), message: failure(&error) }
+            error if is_outage(&error) => self.address.unreachable(failure(&error)),
+            error => {
+                let message = failure(&error);
+                match refusal::of(&message) {
+                    Some(refusal) => LaunchError::Refused { action, refusal, message },
+                    None => LaunchError::Engine { action, message },
+                }
             }
-            error => LaunchError::Engine { action, message: failure(&error) },
+        }
+    }
+
+    /// What a failed step means that has a deadline of its own: an engine that is there and does not finish.
+    pub(super) fn step_error(&self, action: &'static str, error: Error) -> LaunchError {
+        match error {
+            Error::RequestTimeoutError => {
+                LaunchError::Deadline { action, seconds: self.address.timeout.as_secs() }
+            }
+            error => self.error(action, error),
         }
     }
 
@@ -106,6 +116,18 @@ impl Engine {
             error => self.error(action, error),
         }
     }
+}
+
+/// Whether the engine was not there. Only this may pass; whatever else fails would fail again.
+pub(super) fn is_outage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RequestTimeoutError
+            | Error::IOError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::HyperLegacyError { .. }
+            | Error::SocketNotFoundError(_)
+    )
 }
 
 /// The text of an error with its causes.
@@ -126,14 +148,6 @@ pub(super) fn failure(error: &Error) -> String {
     text
 }
 
-/// The address as docker-py writes it into infrastructure ids.
-fn base_url(address: &str) -> String {
-    match address.split_once("://") {
-        Some(("tcp" | "http", rest)) => format!("http://{}", rest.trim_end_matches('/')),
-        _ => "http+docker://localhost".to_owned(),
-    }
-}
-
 fn knows_host_gateway(version: &str) -> bool {
     let mut numbers = version.split('.').map(|part| {
         let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
@@ -148,12 +162,6 @@ fn knows_host_gateway(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn infrastructure_ids_carry_docker_pys_base_url() {
-        assert_eq!(base_url("unix:///var/run/docker.sock"), "http+docker://localhost");
-        assert_eq!(base_url("tcp://engine:2375"), "http://engine:2375");
-    }
 
     #[test]
     fn host_gateway_came_with_20_10() {

@@ -55,20 +55,33 @@ pub(super) fn split(image: &str) -> (&str, Option<&str>) {
 /// Host of the registry that an image comes from.
 pub(super) fn registry(image: &str) -> &str {
     match split(image).0.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => registry_host(host),
         _ => DOCKER_HUB,
     }
 }
 
-const DOCKER_HUB: &str = "docker.io";
+/// Whether two repositories are one: the Docker Hub's go without its name, and official ones without `library`.
+pub(super) fn same_repository(one: &str, other: &str) -> bool {
+    fn short(repository: &str) -> &str {
+        let path = match repository.split_once('/') {
+            Some((host, path)) if host.contains('.') && registry_host(host) == DOCKER_HUB => path,
+            _ => repository,
+        };
+        path.strip_prefix("library/").unwrap_or(path)
+    }
+    short(one) == short(other)
+}
 
-/// Whether credentials for `registry_url` are meant for the registry of `image`: they go nowhere else.
-pub(super) fn credentials_apply(registry_url: &str, image: &str) -> bool {
-    let host = registry_url.split_once("://").map_or(registry_url, |(_, rest)| rest);
-    let host = host.split('/').next().unwrap_or_default();
-    let host =
-        if matches!(host, "" | "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { host };
-    host == registry(image)
+/// The registry of images whose reference names none.
+pub(super) const DOCKER_HUB: &str = "docker.io";
+
+/// Host of the registry that an address means: credentials are stored under names and URLs of all kinds.
+pub(super) fn registry_host(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or_default() {
+        "" | "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => DOCKER_HUB,
+        host => host,
+    }
 }
 
 #[cfg(test)]
@@ -103,12 +116,25 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_to_their_own_registry_only() {
-        assert!(credentials_apply("ghcr.io", "ghcr.io/a/b:1"));
-        assert!(credentials_apply("https://ghcr.io/v2/", "ghcr.io/a/b:1"));
-        assert!(credentials_apply("index.docker.io", "a/b"));
-        assert!(credentials_apply("https://index.docker.io/v1/", "library"));
-        assert!(!credentials_apply("ghcr.io", "evil.example/a/b"));
-        assert!(!credentials_apply("ghcr.io", "a/b"));
+    fn all_names_of_a_registry_mean_it() {
+        for (address, host) in [
+            ("ghcr.io", "ghcr.io"),
+            ("https://ghcr.io/v2/", "ghcr.io"),
+            ("index.docker.io", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("registry.example:5000", "registry.example:5000"),
+        ] {
+            assert_eq!(registry_host(address), host);
+        }
+        for (image, host) in [
+            ("a/b", "docker.io"),
+            ("library", "docker.io"),
+            ("ghcr.io/a/b:1", "ghcr.io"),
+            ("evil.example/a/b", "evil.example"),
+            ("index.docker.io/a/b", "docker.io"),
+            ("localhost/a", "localhost"),
+        ] {
+            assert_eq!(registry(image), host);
+        }
     }
 }

@@ -26,6 +26,9 @@ pub(super) const COMPANION_OF: &str = "io.ferryman.companion-of";
 /// Present if the container has secrets in files.
 pub(super) const SECRET_FILES: &str = "io.ferryman.secret-files";
 
+/// The digest of the image that the container was made of, where a registry gave one.
+pub(super) const IMAGE_DIGEST: &str = "io.ferryman.image-digest";
+
 /// All labels of the container for `job`. Ours come last: no job configuration can forge them.
 pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> =
@@ -35,6 +38,7 @@ pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
     labels.insert(WORK_POOL.to_owned(), attempt.work_pool.clone());
     labels.insert(WORKER.to_owned(), attempt.worker.clone());
     labels.insert(ATTEMPT.to_owned(), json!(attempt).to_string());
+    labels.remove(IMAGE_DIGEST);
     for (label, present) in [(AUTO_REMOVE, config.auto_remove), (SECRET_FILES, config.secret_files.is_used())]
     {
         labels.remove(label);

@@ -1,15 +1,23 @@
 //! Containers on a Docker engine, through its socket.
 
+mod address;
 mod companion;
 mod config;
 mod container;
+mod credentials;
 mod engine;
+mod helper;
 mod image;
 mod kwargs;
 mod labels;
 mod options;
+mod progress;
+mod pull;
+mod refusal;
 mod secret_files;
 mod size;
+mod supply;
+mod tls;
 mod watch;
 
 use std::time::Duration;
@@ -19,23 +27,22 @@ use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
-    ListContainersOptions, StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
+    StartContainerOptions, StopContainerOptions,
 };
-use futures_util::StreamExt as _;
 use prefect_api::work_pool::BaseJobTemplate;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::command;
-use super::{Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase};
+use super::{
+    Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase, Refusal,
+};
 use crate::redact;
 use config::DockerConfig;
 use container::Plan;
-use engine::{Engine, failure};
-use image::PullPolicy;
-
-/// The longest silence of a registry during a pull.
-const PULL_SILENCE: Duration = Duration::from_mins(5);
+use credentials::Keyring;
+use engine::Engine;
+use pull::Pulls;
 
 /// How long the last output may take to come.
 const TAIL_DEADLINE: Duration = Duration::from_secs(10);
@@ -44,94 +51,22 @@ const TAIL_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct DockerLauncher {
     engine: Engine,
+    keyring: Keyring,
+    pulls: Pulls,
 }
 
 impl DockerLauncher {
-    /// Connects to the engine that `DOCKER_HOST` names, or to the one at the usual socket.
+    /// Connects to the engine that `DOCKER_HOST` and its fellows name, or to the one at the usual socket.
     ///
     /// # Errors
-    /// There is no engine, or it does not answer.
+    /// A variable cannot be used, there is no engine, or it does not answer.
     pub async fn connect(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
-        Ok(Self { engine: Engine::connect(environment).await? })
+        let engine = Engine::connect(environment).await?;
+        Ok(Self { engine, keyring: Keyring::from_environment(environment), pulls: Pulls::default() })
     }
 
     fn docker(&self) -> &Docker {
         &self.engine.docker
-    }
-
-    async fn make_image_available(&self, config: &DockerConfig) -> Result<(), LaunchError> {
-        match config.pull_policy {
-            PullPolicy::Never => Ok(()),
-            PullPolicy::IfNotPresent if self.has_image(&config.image).await? => Ok(()),
-            PullPolicy::Always | PullPolicy::IfNotPresent => self.pull(config).await,
-            PullPolicy::IfPossible => {
-                let Err(error) = self.pull(config).await else { return Ok(()) };
-                if self.has_image(&config.image).await? {
-                    tracing::warn!(image = config.image, %error, "pull failed, using the local image");
-                    return Ok(());
-                }
-                Err(LaunchError::Image {
-                    image: config.image.clone(),
-                    message: format!("it is not here, and pulling it failed: {error}"),
-                })
-            }
-        }
-    }
-
-    async fn has_image(&self, image: &str) -> Result<bool, LaunchError> {
-        match self.docker().inspect_image(image).await {
-            Ok(_) => Ok(true),
-            Err(Refused { status_code: 404, .. }) => Ok(false),
-            Err(error) => Err(self.engine.error("inspect the image", error)),
-        }
-    }
-
-    async fn pull(&self, config: &DockerConfig) -> Result<(), LaunchError> {
-        tracing::info!(image = config.image, "pulling image");
-        let (repository, tag) = image::split(&config.image);
-        let credentials = config
-            .credentials
-            .as_ref()
-            .filter(|credentials| {
-                let apply = image::credentials_apply(&credentials.registry_url, &config.image);
-                if !apply {
-                    tracing::warn!(
-                        image = config.image,
-                        ?credentials,
-                        "the credentials are for another registry, pulling without"
-                    );
-                }
-                apply
-            })
-            .map(|credentials| bollard::auth::DockerCredentials {
-                username: Some(credentials.username.clone()),
-                password: Some(credentials.password.expose_secret().to_owned()),
-                serveraddress: Some(credentials.registry_url.clone()),
-                ..Default::default()
-            });
-        let options = CreateImageOptions {
-            from_image: Some(repository.to_owned()),
-            tag: Some(tag.unwrap_or("latest").to_owned()),
-            ..Default::default()
-        };
-        let failed = |message: String| LaunchError::Image { image: config.image.clone(), message };
-        let docker = self.docker().clone().with_timeout(PULL_SILENCE);
-        let mut progress = docker.create_image(Some(options), None, credentials);
-        // An error may come after a successful start, as a line of the progress.
-        loop {
-            match tokio::time::timeout(PULL_SILENCE, progress.next()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) => {
-                    let message = format!("Docker pull failed: {}", failure(&error));
-                    return Err(match self.engine.error("pull the image", error) {
-                        unreachable @ LaunchError::Unreachable { .. } => unreachable,
-                        _ => failed(message),
-                    });
-                }
-                Err(_) => return Err(failed(format!("no progress for {} seconds", PULL_SILENCE.as_secs()))),
-            }
-        }
     }
 
     /// Removes containers that an earlier attempt for this run made and never started.
@@ -161,10 +96,14 @@ impl DockerLauncher {
                 Err(Refused { status_code: 409, message }) if message.contains("container name") => {
                     name = plan.name.as_ref().map(|name| format!("{name}-{index}"));
                 }
-                Err(error) => return Err(self.engine.error("create the container", error)),
+                Err(error) => return Err(self.engine.step_error("create the container", error)),
             }
         }
-        Err(LaunchError::Engine { action: "create the container", message: "no free name".to_owned() })
+        Err(LaunchError::Refused {
+            action: "create the container",
+            refusal: Refusal::NameTaken,
+            message: "and so are all names with a number after it".to_owned(),
+        })
     }
 
     /// The engine takes a container for networks that do not exist, and fails when it is to start.
@@ -233,18 +172,21 @@ impl Launcher for DockerLauncher {
         &self.engine.id
     }
 
-    async fn prepare(&self, job: &Job, _notes: &dyn Notes) -> Result<(), LaunchError> {
+    async fn prepare(&self, job: &Job, notes: &dyn Notes) -> Result<(), LaunchError> {
         let config = DockerConfig::parse(&job.configuration)?;
-        container::plan(job, &config, self.engine.host_gateway)?;
+        let plan = container::plan(job, &config, self.engine.host_gateway)?;
         if !config.ignored.is_empty() {
             tracing::warn!(flow_run.id = %job.attempt.flow_run_id, keys = ?config.ignored, "unknown keys in the job configuration");
         }
-        self.make_image_available(&config).await
+        self.supply_image(&config, &plan.platform, notes).await
     }
 
     async fn create(&self, job: &Job) -> Result<Infrastructure, LaunchError> {
         let config = DockerConfig::parse(&job.configuration)?;
-        let plan = container::plan(job, &config, self.engine.host_gateway)?;
+        let mut plan = container::plan(job, &config, self.engine.host_gateway)?;
+        if let Some(digest) = self.image_digest(&config.image).await? {
+            plan.body.labels.get_or_insert_default().insert(labels::IMAGE_DIGEST.to_owned(), digest);
+        }
         self.check_networks(&config.networks).await?;
         self.clear_unstarted(job).await?;
         let infrastructure = self.create_named(&plan).await?;
@@ -260,8 +202,14 @@ impl Launcher for DockerLauncher {
     async fn start(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
         let started = self.docker().start_container(&infrastructure.id, None::<StartContainerOptions>).await;
         match started {
-            Err(Refused { status_code: 304, .. }) => Ok(()),
-            started => started.map_err(|error| self.engine.error("start the container", error)),
+            Ok(()) | Err(Refused { status_code: 304, .. }) => Ok(()),
+            Err(error) => match self.engine.step_error("start the container", error) {
+                LaunchError::Refused { action, refusal: refusal @ Refusal::WrongArchitecture, message } => {
+                    let message = self.with_architecture(&infrastructure.id, message).await;
+                    Err(LaunchError::Refused { action, refusal, message })
+                }
+                error => Err(error),
+            },
         }
     }
 

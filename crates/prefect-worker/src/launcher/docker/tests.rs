@@ -4,6 +4,7 @@ use prefect_api::template::JobTemplate;
 use serde_json::{Map, Value, json};
 
 use super::super::Treatment;
+use super::image::PullPolicy;
 use super::*;
 
 fn configured(template: &str) -> Map<String, Value> {
