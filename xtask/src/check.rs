@@ -70,6 +70,8 @@ const NAMESPACES: Need = Need {
     install: "apt-get install util-linux",
 };
 
+const REGISTRY: Need = tool("docker-registry", "apt-get install docker-registry");
+
 const NEXTEST: Need = Need {
     what: "cargo-nextest",
     program: "cargo",
@@ -96,7 +98,7 @@ pub(crate) fn for_faults() -> Result<()> {
 pub(crate) fn for_tests() -> Result<()> {
     let engine = [&DOCKERD, &NAMESPACES];
     let proxies = [&NGINX, &TINYPROXY, &POSTGRESQL];
-    check(&[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NEXTEST], &engine[..], &proxies[..]].concat())
+    check(&[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &REGISTRY, &NEXTEST], &engine[..], &proxies[..]].concat())
 }
 
 /// All that is missing, in one message. The Docker engine is needed by all.

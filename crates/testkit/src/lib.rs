@@ -4,6 +4,7 @@
 //! - [`postgres`] starts a real `PostgreSQL` server, for Prefect's own.
 //! - [`proxy`] starts the real proxies that stand before a Prefect server.
 //! - [`docker`] finds the real Docker engine, builds images without a registry and removes what a test made.
+//! - [`registry`] starts a real image registry, with a gate before it that counts and injects faults.
 //! - [`s3`] is an S3 server over TCP that checks signatures and checksums and knows archive storage classes.
 //! - [`scicat`] simulates the SciCat catalogue, true to its replies, its side effects and its oddities.
 //! - [`faults`] describes the faults that both servers inject; [`process`] supervises child processes.
@@ -18,6 +19,7 @@ pub mod postgres;
 pub mod prefect;
 pub mod process;
 pub mod proxy;
+pub mod registry;
 pub mod s3;
 pub mod scicat;
 pub mod server;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker};
 
 use super::super::LaunchError;
 use super::engine::failure;
@@ -92,11 +92,29 @@ impl Address {
             Scheme::Plain(place) => Docker::connect_with_http(&format!("tcp://{place}"), timeout, version),
             Scheme::Tls(place, certificates) => {
                 let address = format!("https://{place}");
-                return tls::connect(&address, certificates, self.timeout, version)
+                let connected = tls::connect(&address, certificates, self.timeout, version);
+                return connected
+                    .map(|docker| self.pinned(docker))
                     .map_err(|message| self.unreachable(message));
             }
         };
-        connected.map_err(|error| self.unreachable(failure(&error)))
+        connected.map(|docker| self.pinned(docker)).map_err(|error| self.unreachable(failure(&error)))
+    }
+
+    /// Paths without a version mean the engine's newest: a pinned one is written before them.
+    fn pinned(&self, docker: Docker) -> Docker {
+        let Some(version) = self.version else { return docker };
+        docker.with_request_modifier(move |mut request: BollardRequest| {
+            let mut parts = request.uri().clone().into_parts();
+            let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
+            if let Ok(path) = format!("/v{version}{path}").parse() {
+                parts.path_and_query = Some(path);
+            }
+            if let Ok(uri) = parts.try_into() {
+                *request.uri_mut() = uri;
+            }
+            request
+        })
     }
 
     /// The address as docker-py writes it into infrastructure ids.
