@@ -98,7 +98,9 @@ pub(crate) fn for_faults() -> Result<()> {
 pub(crate) fn for_tests() -> Result<()> {
     let engine = [&DOCKERD, &NAMESPACES];
     let proxies = [&NGINX, &TINYPROXY, &POSTGRESQL];
-    check(&[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &REGISTRY, &NEXTEST], &engine[..], &proxies[..]].concat())
+    check(
+        &[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &REGISTRY, &NEXTEST], &engine[..], &proxies[..]].concat(),
+    )
 }
 
 /// All that is missing, in one message. The Docker engine is needed by all.

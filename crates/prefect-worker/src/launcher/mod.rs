@@ -202,8 +202,7 @@ impl Refusal {
                  another with the job variable platform)"
             }
             Self::DiskFull => {
-                "the disk of the container engine is full (free space: `prefect-worker reap` removes what \
-                 earlier runs left)"
+                "the disk of the container engine is full (free space: old images and ended containers take most)"
             }
             Self::PortTaken => "the port is taken on this machine (publish another one)",
             Self::NameTaken => "another container has this name (choose another with the job variable name)",

@@ -113,14 +113,25 @@ impl DockerLauncher {
     }
 }
 
-/// Whether an image is for a platform such as `linux/arm64/v8`, as far as either says.
+/// Whether an image is for a platform such as `linux/arm64/v8`, `linux` or `arm64`, as far as either says.
 fn is_for(image: &ImageInspect, platform: &str) -> bool {
-    let mut wanted = platform.split('/').filter(|part| !part.is_empty());
+    let mut wanted = platform.split('/').filter(|part| !part.is_empty()).map(architecture);
     let own = [&image.os, &image.architecture, &image.variant];
-    own.into_iter().all(|own| match (wanted.next(), own.as_deref()) {
+    // A single word may be an architecture.
+    let skipped = usize::from(!platform.contains('/') && !matches!(platform, "linux" | "windows"));
+    own.into_iter().skip(skipped).all(|own| match (wanted.next(), own.as_deref()) {
         (Some(wanted), Some(own)) if !own.is_empty() => wanted.eq_ignore_ascii_case(own),
         _ => true,
     })
+}
+
+/// The engine's word for what others call otherwise.
+fn architecture(word: &str) -> &str {
+    match word {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        word => word,
+    }
 }
 
 /// What an image is beyond all names: its digest in the registry, else the engine's own id of it.
@@ -161,9 +172,12 @@ mod tests {
         for (platform, fits) in [
             ("", true),
             ("linux", true),
+            ("arm64", true),
             ("linux/arm64", true),
+            ("linux/aarch64", true),
             ("linux/arm64/v8", true),
             ("linux/amd64", false),
+            ("amd64", false),
         ] {
             assert_eq!(is_for(&arm, platform), fits, "{platform}");
         }
