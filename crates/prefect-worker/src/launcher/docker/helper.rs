@@ -120,7 +120,7 @@ mod tests {
         for (script, part) in [
             ("echo hunter2; exit 3", "exit status: 3"),
             ("echo hunter2", "not what helpers answer"),
-            ("yes hunter2", "signal: 13"),
+            ("exec yes hunter2", "signal: 13"),
         ] {
             let error = answer(script).await.err().unwrap().to_string();
             assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
