@@ -33,6 +33,12 @@ enum Command {
     Measure {
         /// Only the measurement of this name.
         name: Option<String>,
+        /// How many minutes a worker is watched [default: 10].
+        #[arg(long)]
+        minutes: Option<u64>,
+        /// How many runs a burst has [default: 500].
+        #[arg(long)]
+        runs: Option<u64>,
         /// One JSON object per figure.
         #[arg(long)]
         json: bool,
@@ -101,7 +107,10 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(demo) => run::demo(&demo),
         Command::Test { stage } => test::run(stage.as_deref()),
-        Command::Measure { name, json } => run::measure(name.as_deref(), json),
+        Command::Measure { name, minutes, runs, json } => {
+            let options = [("--minutes", minutes), ("--runs", runs)];
+            run::measure(name.as_deref(), &options, json)
+        }
         Command::Fault(fault) => run::fault(&fault),
         Command::Images { profile, tag } => run::images(profile, &tag),
     };

@@ -18,10 +18,15 @@ pub(crate) fn demo(demo: &Demo) -> Result<ExitCode> {
     hand_over(command)
 }
 
-pub(crate) fn measure(name: Option<&str>, json: bool) -> Result<ExitCode> {
+pub(crate) fn measure(name: Option<&str>, options: &[(&str, Option<u64>)], json: bool) -> Result<ExitCode> {
     check::for_demo()?;
     let mut command = stack(Profile::Release)?;
     command.arg("measure").args(name).args(json.then_some("--json"));
+    for (option, value) in options {
+        if let Some(value) = value {
+            command.arg(option).arg(value.to_string());
+        }
+    }
     hand_over(command)
 }
 

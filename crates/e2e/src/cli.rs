@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
@@ -37,6 +38,12 @@ enum Command {
     Measure {
         /// Only this measurement.
         name: Option<String>,
+        /// How many minutes a worker is watched.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// How many runs a burst has.
+        #[arg(long, default_value_t = 500)]
+        runs: usize,
         /// One JSON object per figure.
         #[arg(long)]
         json: bool,
@@ -95,8 +102,9 @@ async fn run(command: Command) -> Result<()> {
                 say(&summary.text());
             }
         }
-        Command::Measure { name, json } => {
-            Box::pin(measure::run(name.as_deref(), json, interrupted()?)).await?;
+        Command::Measure { name, minutes, runs, json } => {
+            let options = measure::Options { minutes: Duration::from_mins(minutes), runs };
+            Box::pin(measure::run(name.as_deref(), options, json, interrupted()?)).await?;
         }
         Command::Fault { runs, seed, kills, json, .. } => {
             let kills = kills.unwrap_or_else(|| (runs / 25).max(2));

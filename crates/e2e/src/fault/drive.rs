@@ -111,7 +111,7 @@ impl Drive<'_> {
         persist(async || self.client.read_work_pool(POOL).await.ok().flatten()).await?;
         let update =
             WorkPoolUpdate { concurrency_limit: Some(Some(POOL_LIMIT)), ..WorkPoolUpdate::default() };
-        self.client.update_work_pool(POOL, &update).await?;
+        persist(async || self.client.update_work_pool(POOL, &update).await.ok()).await?;
         Ok(Deployments {
             free: self.deployment("free", None).await?,
             limited: self.deployment("limited", Some(DEPLOYMENT_LIMIT)).await?,
@@ -129,10 +129,10 @@ impl Drive<'_> {
             concurrency_options: limit.map(|_| options),
             ..DeploymentSettings::default()
         };
-        let flow_id = self.client.create_flow("puppet").await?.id;
+        let flow_id = persist(async || self.client.create_flow("puppet").await.ok()).await?.id;
         let deployment =
             NewDeployment { name: name.to_owned(), flow_id, settings, enforce_parameter_schema: false };
-        Ok(self.client.create_deployment(&deployment).await?.id)
+        Ok(persist(async || self.client.create_deployment(&deployment).await.ok()).await?.id)
     }
 
     /// Creates the runs, a few ahead of those that have ended.

@@ -3,11 +3,12 @@
 mod archive;
 mod cpu;
 mod empty_flow;
-mod idle_worker;
 mod image_sizes;
+mod worker;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
@@ -49,6 +50,16 @@ impl Figure {
 struct Bench {
     engine: Arc<Engine>,
     programs: Programs,
+    options: Options,
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a worker is watched.
+    pub minutes: Duration,
+    /// How many runs a burst has.
+    pub runs: usize,
 }
 
 impl Bench {
@@ -58,18 +69,30 @@ impl Bench {
 }
 
 /// The names of the measurements.
-pub const NAMES: [&str; 4] = ["images", "worker", "empty-flow", "archive"];
+pub const NAMES: [&str; 6] =
+    ["images", "worker-latency", "worker-idle", "worker-burst", "empty-flow", "archive"];
+
+/// Whether a measurement is asked for: by its name, or by the word that its name begins with.
+fn is_asked_for(measurement: &str, name: &str) -> bool {
+    let rest = measurement.strip_prefix(name);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
 
 /// Measures what `name` says, or everything, and prints the figures.
-pub async fn run(name: Option<&str>, json: bool, interrupted: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    name: Option<&str>,
+    options: Options,
+    json: bool,
+    interrupted: impl Future<Output = ()>,
+) -> Result<()> {
     if let Some(name) = name {
         ensure!(
-            NAMES.contains(&name),
+            NAMES.iter().any(|measurement| is_asked_for(measurement, name)),
             "there is no measurement {name:?}\nhint: there are {}",
             NAMES.join(", ")
         );
     }
-    let bench = Bench { engine: Arc::new(Engine::connect().await?), programs: Programs::find()? };
+    let bench = Bench { engine: Arc::new(Engine::connect().await?), programs: Programs::find()?, options };
     let outcome = tokio::select! {
         () = interrupted => bail!("interrupted"),
         outcome = all(&bench, name, json) => outcome,
@@ -79,11 +102,13 @@ pub async fn run(name: Option<&str>, json: bool, interrupted: impl Future<Output
 }
 
 async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
-    for name in NAMES.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
+    for name in NAMES.into_iter().filter(|name| only.is_none_or(|only| is_asked_for(name, only))) {
         say(&format!("measuring {name}"));
         let figures = match name {
             "images" => image_sizes::measure(bench).await,
-            "worker" => idle_worker::measure(bench).await,
+            "worker-latency" => worker::latency::measure(bench).await,
+            "worker-idle" => worker::idle::measure(bench).await,
+            "worker-burst" => worker::burst::measure(bench).await,
             "empty-flow" => empty_flow::measure(bench).await,
             _ => archive::measure(bench).await,
         };
@@ -99,8 +124,33 @@ async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// The smallest value that is not below so many of a hundred.
+fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * percent).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// The middle one of some measurements.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measurements_are_asked_for_by_name_or_by_its_first_word() {
+        assert!(is_asked_for("worker-idle", "worker") && is_asked_for("worker-idle", "worker-idle"));
+        assert!(!is_asked_for("worker-idle", "work") && !is_asked_for("images", "worker"));
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let values: Vec<f64> = (1..=30).map(f64::from).collect();
+        assert!((percentile(values.clone(), 95) - 29.0).abs() < f64::EPSILON);
+        assert!((median(values) - 16.0).abs() < f64::EPSILON);
+    }
 }
