@@ -4,9 +4,11 @@
 //! else below cargo's target directory. A server has a home, a database and a copy of the user interface of its
 //! own in a temporary directory; `~/.prefect` is neither read nor written.
 
+mod fake;
 mod server;
 mod venv;
 
+pub use fake::FakeServer;
 pub(crate) use server::free_port;
 pub use server::{Database, Options, PrefectServer};
 pub use venv::{Release, VERSION, Venv};

@@ -25,25 +25,32 @@ pub struct Figure {
     pub name: String,
     /// Ours.
     pub ours: f64,
-    /// The peer's.
-    pub peer: f64,
+    /// The peer's, if there is one.
+    pub peer: Option<f64>,
     /// Unit of both.
     pub unit: &'static str,
     /// Ours divided by the peer's.
-    pub ratio: f64,
+    pub ratio: Option<f64>,
 }
 
 impl Figure {
     fn new(name: &str, ours: f64, peer: f64, unit: &'static str) -> Self {
-        let round = |value: f64, places: i32| (value * 10f64.powi(places)).round() / 10f64.powi(places);
+        let ratio = ours / peer;
         Self {
-            name: name.to_owned(),
-            ours: round(ours, 3),
-            peer: round(peer, 3),
-            unit,
-            ratio: round(ours / peer, 4),
+            peer: Some(rounded(peer, 3)),
+            ratio: ratio.is_finite().then(|| rounded(ratio, 4)),
+            ..Self::ours(name, ours, unit)
         }
     }
+
+    /// A figure without a peer.
+    fn ours(name: &str, ours: f64, unit: &'static str) -> Self {
+        Self { name: name.to_owned(), ours: rounded(ours, 3), peer: None, unit, ratio: None }
+    }
+}
+
+fn rounded(value: f64, places: i32) -> f64 {
+    (value * 10f64.powi(places)).round() / 10f64.powi(places)
 }
 
 /// What every measurement may use.
@@ -69,8 +76,8 @@ impl Bench {
 }
 
 /// The names of the measurements.
-pub const NAMES: [&str; 6] =
-    ["images", "worker-latency", "worker-idle", "worker-burst", "empty-flow", "archive"];
+pub const NAMES: [&str; 7] =
+    ["images", "worker-latency", "worker-idle", "worker-burst", "worker-memory", "empty-flow", "archive"];
 
 /// Whether a measurement is asked for: by its name, or by the word that its name begins with.
 fn is_asked_for(measurement: &str, name: &str) -> bool {
@@ -109,6 +116,7 @@ async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
             "worker-latency" => worker::latency::measure(bench).await,
             "worker-idle" => worker::idle::measure(bench).await,
             "worker-burst" => worker::burst::measure(bench).await,
+            "worker-memory" => worker::memory::measure(bench).await,
             "empty-flow" => empty_flow::measure(bench).await,
             _ => archive::measure(bench).await,
         };
@@ -117,7 +125,9 @@ async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
                 print(&serde_json::to_string(&figure)?);
             } else {
                 let Figure { name, ours, peer, unit, ratio } = figure;
-                print(&format!("{name:<34} ours {ours:>10} peer {peer:>10} {unit:<4} ratio {ratio}"));
+                let [peer, ratio] =
+                    [peer, ratio].map(|value| value.map_or("-".to_owned(), |v| v.to_string()));
+                print(&format!("{name:<46} ours {ours:>10} peer {peer:>10} {unit:<4} ratio {ratio}"));
             }
         }
     }

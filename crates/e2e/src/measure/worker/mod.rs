@@ -7,6 +7,7 @@
 pub(super) mod burst;
 pub(super) mod idle;
 pub(super) mod latency;
+pub(super) mod memory;
 
 use std::net::SocketAddr;
 use std::time::Duration;
