@@ -50,14 +50,17 @@ pub(super) struct Worker {
 impl Parts {
     /// Starts server and engine, brings the image into the engine, starts the worker.
     pub(super) async fn start(programs: &Programs, directory: &Path) -> Result<Self> {
-        let options = prefect::Options {
+        let env = [
             // A run that finds no free slot asks again after this long; the default is half a minute.
-            env: vec![(
-                "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS".to_owned(),
-                "1".to_owned(),
-            )],
-            ..prefect::Options::default()
-        };
+            ("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "1"),
+            // A server that keeps leases in memory forgets in its death whose slots are taken.
+            (
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+                "prefect.server.concurrency.lease_storage.filesystem",
+            ),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let options = prefect::Options { env, ..prefect::Options::default() };
         let (server, daemon) = tokio::try_join!(PrefectServer::start(options), Daemon::start())?;
         let engine = daemon.connect().await?;
         puppet::build_image(&engine, programs, IMAGE).await?;
