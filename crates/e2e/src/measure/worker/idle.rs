@@ -88,10 +88,10 @@ async fn occupy(bench: &Bench, site: &Site, worker: &Worker, time: Duration) -> 
         for run in &runs {
             let running = site.client.read_flow_run(run.id).await?.start_time.is_some();
             if !running || containers::of_run(bench.engine.api(), run.id).await?.is_empty() {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(true)
+        Ok(Some(()))
     })
     .await?;
     Ok(runs)

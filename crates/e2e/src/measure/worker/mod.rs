@@ -134,14 +134,16 @@ impl Worker {
     }
 }
 
-/// Waits until the condition holds, looking again and again; an error if it does not for `deadline`.
-async fn until(what: &str, deadline: Duration, condition: impl AsyncFn() -> Result<bool>) -> Result<()> {
+/// Looks until there is something to see; an error if there is nothing for `deadline`.
+async fn until<T>(what: &str, deadline: Duration, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
     let started = Instant::now();
-    while !condition().await? {
+    loop {
+        if let Some(seen) = look().await? {
+            return Ok(seen);
+        }
         anyhow::ensure!(started.elapsed() < deadline, "{what}: not within {deadline:?}");
         sleep(Duration::from_millis(200)).await;
     }
-    Ok(())
 }
 
 /// Removes the containers of these runs.
