@@ -133,6 +133,10 @@ impl Reconciler {
                     self.settled.insert(found.infrastructure.id);
                 }
                 Step::Later => later = true,
+                Step::Tidy => {
+                    self.shared.launcher.tidy(&found.infrastructure).await?;
+                    self.settled.insert(found.infrastructure.id);
+                }
                 Step::Discard => self.shared.launcher.discard(&found.infrastructure).await?,
                 Step::Adopt(run) => {
                     if self.adoptions.send(Adoption { found, run: *run }).await.is_err() {
@@ -220,20 +224,26 @@ enum Step {
     Later,
     /// It never ran and will not.
     Discard,
+    /// Its end is known; whoever reported that may have died before he removed it.
+    Tidy,
     Adopt(Box<FlowRun>),
 }
 
 fn next_step(found: &Found, run: Option<&FlowRun>, now: Timestamp) -> Step {
     let Some(run) = run else {
         // Deleted by somebody, and with it whatever there was to report.
-        return if found.phase == Phase::Created { Step::Discard } else { Step::Nothing };
+        return match found.phase {
+            Phase::Created => Step::Discard,
+            Phase::Running => Step::Nothing,
+            Phase::Ended => Step::Tidy,
+        };
     };
     let over = run.state_type.is_some_and(StateType::is_final);
     let another = run.infrastructure_pid.as_deref().is_some_and(|pid| pid != found.infrastructure.pid);
     match found.phase {
         Phase::Created if is_young(run, now) => Step::Later,
         Phase::Created if over => Step::Discard,
-        Phase::Ended if over || another => Step::Nothing,
+        Phase::Ended if over || another => Step::Tidy,
         // Running although the run is over: somebody has to see its end.
         Phase::Created | Phase::Running | Phase::Ended => Step::Adopt(Box::new(run.clone())),
     }
@@ -389,18 +399,20 @@ mod tests {
             match next_step(&found(phase, pid, claim), run, now) {
                 Step::Nothing => "nothing",
                 Step::Later => "later",
+                Step::Tidy => "tidy",
                 Step::Discard => "discard",
                 Step::Adopt(_) => "adopt",
             }
         };
-        assert_eq!(step(Phase::Ended, "pid", Some(&at("COMPLETED"))), "nothing");
+        assert_eq!(step(Phase::Ended, "pid", Some(&at("COMPLETED"))), "tidy");
         assert_eq!(step(Phase::Ended, "pid", Some(&at("RUNNING"))), "adopt");
-        assert_eq!(step(Phase::Ended, "old", Some(&at("RUNNING"))), "nothing");
+        assert_eq!(step(Phase::Ended, "old", Some(&at("RUNNING"))), "tidy");
         assert_eq!(step(Phase::Running, "pid", Some(&at("CANCELLED"))), "adopt");
         assert_eq!(step(Phase::Created, "pid", Some(&at("PENDING"))), "adopt");
         assert_eq!(step(Phase::Created, "pid", Some(&at("CRASHED"))), "discard");
         assert_eq!(step(Phase::Created, "pid", None), "discard");
-        assert_eq!(step(Phase::Ended, "pid", None), "nothing");
+        assert_eq!(step(Phase::Ended, "pid", None), "tidy");
+        assert_eq!(step(Phase::Running, "pid", None), "nothing");
         let young =
             next_step(&found(Phase::Created, "pid", claim), Some(&at("PENDING")), NOW.parse().unwrap());
         assert!(matches!(young, Step::Later));

@@ -116,7 +116,9 @@ impl Unit {
 
     /// Launches the claimed run. `Err` if it was not launched, and everybody who must know is told.
     pub(super) async fn launch(&self, claim: Claim, log: &RunLog) -> Result<Launched, EndCause> {
-        let submitting = NewState::new(StateType::Pending).named("Submitting");
+        let mut submitting = NewState::new(StateType::Pending).named("Submitting");
+        // It takes the claim's place, so it has to tell as much.
+        submitting.state_details.transition_id = Some(self.shared.fingerprint.claim());
         let proposals: Vec<Uuid> = [&claim.pending, &submitting]
             .into_iter()
             .filter_map(|state| state.state_details.transition_id)
