@@ -34,8 +34,8 @@ pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     tokio::time::sleep(WARM_UP).await;
     let time = bench.options.minutes;
     let mut figures = costs("idle", time, &ours, &peer).await?;
-    let (our_runs, peer_runs) =
-        tokio::try_join!(occupy(bench, &site, &ours, time), occupy(bench, &site, &peer, time))?;
+    let our_runs = occupy(bench, &site, &ours, time).await?;
+    let peer_runs = occupy(bench, &site, &peer, time).await?;
     tokio::time::sleep(WARM_UP).await;
     figures.extend(costs(&format!("{CONTAINERS} containers"), time, &ours, &peer).await?);
     // The workers go first: they would report each container that we take away.
@@ -78,7 +78,7 @@ async fn cost(worker: &Worker, time: Duration) -> Result<Cost> {
 
 /// Starts runs that do nothing for longer than it is measured, and waits for their containers.
 async fn occupy(bench: &Bench, site: &Site, worker: &Worker, time: Duration) -> Result<Vec<FlowRun>> {
-    let millis = u64::try_from((time + STARTED + 4 * WARM_UP).as_millis()).unwrap_or(u64::MAX);
+    let millis = u64::try_from((time + 2 * STARTED + 4 * WARM_UP).as_millis()).unwrap_or(u64::MAX);
     let behaviour = Behaviour { reports: true, listens: false, deaf: false, millis, end: End::Exit, code: 0 };
     let mut runs = Vec::new();
     for _ in 0..CONTAINERS {
