@@ -50,6 +50,8 @@ struct Records {
     heard: Vec<String>,
     /// The next proposal of this state gets a 500.
     fail_next: Option<String>,
+    /// Somebody cancels the run right before the next proposal of this state.
+    cancel_before: Option<String>,
 }
 
 impl Drop for FakeApi {
@@ -185,6 +187,10 @@ impl FakeApi {
                 run["state_name"] = json!("Scheduled");
             }
         });
+    }
+
+    pub(super) fn cancel_before(&self, state: &str) {
+        self.records(|records| records.cancel_before = Some(state.to_owned()));
     }
 
     pub(super) fn fail_next(&self, state: &str) {
@@ -356,6 +362,13 @@ async fn set_state(State(server): Shared, Path(id): Path<Uuid>, Json(body): Json
         return ok(
             json!({"status": "REJECT", "state": state, "details": {"type": "reject_details", "reason": "full"}}),
         );
+    }
+    if records.cancel_before.as_ref() == Some(&kind) {
+        records.cancel_before = None;
+        let run = records.runs.get_mut(&id).unwrap();
+        merge(run, state_of("CANCELLING", "Cancelling"));
+        server.journal.write(format!("rejected: {entry}"));
+        return ok(json!({"status": "REJECT", "state": run["state"], "details": {"type": "reject_details"}}));
     }
     let run = records.runs.get_mut(&id).unwrap();
     let transition = &body["state"]["state_details"]["transition_id"];

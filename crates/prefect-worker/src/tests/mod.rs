@@ -128,6 +128,10 @@ async fn a_run_is_claimed_launched_and_its_crash_reported_in_this_order() {
     worker.stop().await;
     let journal: Vec<String> =
         bench.journal.all().into_iter().map(|entry| entry.replace(&run.to_string(), "<run>")).collect();
+    // Labels are given beside all of it.
+    let (labels, journal): (Vec<_>, Vec<_>) =
+        journal.into_iter().partition(|entry| entry.starts_with("label run"));
+    assert!(labels.first().unwrap().contains(r#""ferryman.place":"here""#), "{labels:?}");
     insta::assert_json_snapshot!(journal, @r#"
     [
       "give the pool a template",
@@ -135,7 +139,6 @@ async fn a_run_is_claimed_launched_and_its_crash_reported_in_this_order() {
       "state PENDING Pending",
       "prepare blue-owl: prefect flow-run execute",
       "state PENDING Submitting",
-      "label run {\"ferryman.place\":\"here\",\"prefect.work-pool.id\":\"00000000-0000-0000-0000-000000000000\",\"prefect.work-pool.name\":\"pool\",\"prefect.worker.name\":\"w\",\"prefect.worker.type\":\"docker\"}",
       "create",
       "change run {\"infrastructure_pid\":\"fake:c\"}",
       "start",

@@ -170,3 +170,16 @@ async fn draining_waits_for_what_runs_and_cancelling_ends_it() {
         assert!(bench.journal.has(entry), "{entry}: {:#?}", bench.journal.all());
     }
 }
+
+#[tokio::test]
+async fn a_run_that_is_cancelled_while_its_crash_is_reported_ends_cancelled() {
+    let bench = Bench::new().await;
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("start").await;
+    bench.api.cancel_before("CRASHED");
+    bench.launcher.finish(1);
+    bench.journal.until("rejected: state CRASHED").await;
+    bench.journal.until("state CANCELLED").await;
+    worker.stop().await;
+}

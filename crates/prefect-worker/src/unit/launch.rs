@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Launched, RETRY_MAX, Unit, entered_by};
+use super::report::Told;
+use super::{Launched, NOTHING_THERE, RETRY_MAX, Unit, entered_by};
 use crate::error::chain;
 use crate::events::Subject;
 use crate::job::{self, JobError, Sources};
@@ -126,7 +127,7 @@ impl Unit {
         match Box::pin(self.try_launch(&submitting, &proposals, claim.since, log)).await {
             Ok(launched) => Ok(launched),
             Err(Unlaunched::Cancelled) => {
-                self.set_cancelled("Flow run cancelled by worker (no infrastructure found).", log).await;
+                self.set_cancelled(NOTHING_THERE, log).await;
                 Err(EndCause::Cancelled)
             }
             Err(Unlaunched::Orphan(message)) => {
@@ -149,7 +150,13 @@ impl Unit {
                 let message =
                     format!("Failed to submit flow run to infrastructure: {kind}: failed to {text}");
                 self.shared.metrics.launch_failed(kind);
-                self.set_crashed(&message, log).await;
+                let told = self.set_crashed(&message, log).await;
+                if told == Told::Outdated
+                    && self.read_run().await.is_some_and(|run| run.state_type == Some(StateType::Cancelling))
+                {
+                    // A run that is being cancelled cannot crash any more.
+                    self.set_cancelled(NOTHING_THERE, log).await;
+                }
                 Err(EndCause::LaunchFailed)
             }
         }
@@ -171,10 +178,7 @@ impl Unit {
 
         let submitted = shared.events.submitted(&subject).await;
         let prepare = self.patiently(|| shared.launcher.prepare(&job, log), LaunchError::is_transient);
-        let introduce = async {
-            let (told, ()) = tokio::join!(self.propose_submitting(submitting), self.give_labels(&pool));
-            told
-        };
+        let introduce = self.propose_submitting(submitting);
         // Either may say that the run is not to be launched; a pull is not waited for then.
         let prepared = Box::pin(async {
             let began = Instant::now();
@@ -348,7 +352,8 @@ impl Unit {
     }
 
     /// Who runs it, and where: also for a later worker that finds the run and not its infrastructure.
-    async fn give_labels(&self, pool: &Pool) {
+    pub(super) async fn give_labels(&self) {
+        let pool = Arc::clone(&self.shared.pool.borrow());
         let labels = Map::from_iter([
             ("prefect.worker.name".to_owned(), Value::from(self.shared.worker.clone())),
             ("prefect.worker.type".to_owned(), Value::from(self.shared.launcher.kind())),
@@ -356,8 +361,8 @@ impl Unit {
             ("prefect.work-pool.id".to_owned(), Value::from(pool.record.id.to_string())),
             (PLACE_LABEL.to_owned(), Value::from(self.shared.launcher.place())),
         ]);
-        if let Err(error) = self.shared.client.set_flow_run_labels(self.run.id, &labels).await {
-            tracing::warn!(flow_run.id = %self.run.id, error = chain(&error), "labels were not set");
+        if self.persist(|| self.shared.client.set_flow_run_labels(self.run.id, &labels)).await.is_none() {
+            tracing::warn!(flow_run.id = %self.run.id, "labels were not set");
         }
     }
 

@@ -36,6 +36,8 @@ use crate::run_log::{RunLog, RunLogs};
 use crate::shutdown::Shutdown;
 use crate::status::{PoolBoard, RunEntry, RunPhase};
 
+/// The message of runs that are cancelled before they had infrastructure, in Prefect's words.
+const NOTHING_THERE: &str = "Flow run cancelled by worker (no infrastructure found).";
 /// The longest pause between two tries of anything.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a lease on a deployment's slot is kept for, and how often that is renewed.
@@ -110,7 +112,12 @@ impl Unit {
         metrics.claimed(&self.shared.pool_name(), self.waited());
         self.entry.set_phase(RunPhase::Preparing);
         let lease = claim.lease;
-        self.with_lease(lease, async {
+        // Beside the launch, and again until the server takes them: they help who comes after us.
+        let labels = async {
+            self.give_labels().await;
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let work = self.with_lease(lease, async {
             // Boxed: what a launch needs is not kept for as long as the run lasts.
             let cause = match Box::pin(self.launch(claim, &log)).await {
                 Ok(launched) => {
@@ -120,8 +127,12 @@ impl Unit {
                 Err(cause) => cause,
             };
             metrics.ended(&self.shared.pool_name(), cause);
-        })
-        .await;
+        });
+        tokio::select! {
+            biased;
+            () = work => {}
+            never = labels => match never {},
+        }
     }
 
     /// Takes over infrastructure that another worker, or this one in a former life, has made for the run.
@@ -171,7 +182,7 @@ impl Unit {
                 self.hand_back(&claim, "its worker ended before it was started", &log).await;
             }
             Some(StateType::Cancelling) => {
-                self.set_cancelled("Flow run cancelled by worker (no infrastructure found).", &log).await;
+                self.set_cancelled(NOTHING_THERE, &log).await;
             }
             _ => {
                 let Some(pid) = &self.run.infrastructure_pid else { return };

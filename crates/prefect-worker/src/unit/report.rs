@@ -8,7 +8,7 @@ use prefect_api::state::{Answer, NewState, StateType};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{RETRY_MAX, Unit};
+use super::{NOTHING_THERE, RETRY_MAX, Unit};
 use crate::error::chain;
 use crate::exit::{self, Claim, Verdict, untouched, verdict};
 use crate::launcher::{Attempt, Infrastructure, Outcome};
@@ -27,6 +27,27 @@ const TAIL_LINES: usize = 50;
 const TAIL_WIDTH: usize = 1000;
 /// Texts of engines and registries have no bounds of their own; messages of states have.
 const MESSAGE_LIMIT: usize = 10_000;
+
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// There was none to make, or nobody to take it.
+    Nothing,
+    /// The server took it.
+    Accepted,
+    /// The run is in another state than we thought.
+    Outdated,
+}
+
+impl Told {
+    fn by(answer: Option<&Answer>) -> Self {
+        match answer {
+            Some(Answer::Accept(_)) => Self::Accepted,
+            Some(Answer::Reject { .. } | Answer::Abort { .. }) => Self::Outdated,
+            Some(Answer::Wait { .. }) | None => Self::Nothing,
+        }
+    }
+}
 
 /// How infrastructure came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,22 +78,43 @@ impl Unit {
             Ending::CancelledBeforeItRan | Ending::Cancellation => EndCause::Cancelled,
             Ending::Silence => EndCause::Stuck,
         };
-        let Some(run) = self.read_run().await else { return cause };
+        let Some(mut run) = self.read_run().await else { return cause };
         let claim = Claim {
             proposals: &attempt.proposals,
             infrastructure_pid: &infrastructure.pid,
             report_exit_state: attempt.treatment.report_exit_state,
         };
-        match verdict(outcome, &run, claim) {
-            Verdict::Settled => cause,
-            Verdict::Completed => {
-                self.set_completed(log).await;
-                cause
+        loop {
+            let judged = verdict(outcome, &run, claim);
+            let (cause, told) = self.tell(judged, &run, (cause, ending), infrastructure, attempt, log).await;
+            if told != Told::Outdated {
+                return cause;
             }
+            // Somebody has changed the run since we looked: cancelled it, for example.
+            match self.read_run().await {
+                Some(changed) if changed.state != run.state => run = changed,
+                _ => return cause,
+            }
+        }
+    }
+
+    /// Tells the server what a verdict says.
+    async fn tell(
+        &self,
+        judged: Verdict,
+        run: &FlowRun,
+        (cause, ending): (EndCause, Ending),
+        infrastructure: &Infrastructure,
+        attempt: &Attempt,
+        log: &RunLog,
+    ) -> (EndCause, Told) {
+        match judged {
+            Verdict::Settled => (cause, Told::Nothing),
+            Verdict::Completed => (cause, self.set_completed(log).await),
             Verdict::Cancelled => {
                 self.set_cancelled(cancellation(ending), log).await;
                 self.run_hook(Hook::Cancelled, ending, infrastructure, attempt, log).await;
-                EndCause::Cancelled
+                (EndCause::Cancelled, Told::Accepted)
             }
             Verdict::Crashed { message, advice } => {
                 let tail = self.log_tail(infrastructure, attempt, log).await;
@@ -81,15 +123,19 @@ impl Unit {
                     (_, Some(clue)) => format!("{message} {clue}"),
                     (_, None) => message,
                 };
-                self.make_retriable(&run).await;
-                if !self.try_again(&run, &message, attempt, infrastructure, log).await {
-                    self.set_crashed(&message, log).await;
+                let cause = if cause == EndCause::Exited { EndCause::Unreported } else { cause };
+                self.make_retriable(run).await;
+                if self.try_again(run, &message, attempt, infrastructure, log).await {
+                    return (cause, Told::Accepted);
+                }
+                let told = self.set_crashed(&message, log).await;
+                if told == Told::Accepted {
                     if let Some(advice) = advice {
                         log.info(advice);
                     }
                     self.run_hook(Hook::Crashed, ending, infrastructure, attempt, log).await;
                 }
-                if cause == EndCause::Exited { EndCause::Unreported } else { cause }
+                (cause, told)
             }
         }
     }
@@ -196,13 +242,14 @@ impl Unit {
         }
     }
 
-    async fn set_completed(&self, log: &RunLog) {
+    async fn set_completed(&self, log: &RunLog) -> Told {
         let state = NewState::new(StateType::Completed).with_message("The program ended with status code 0.");
-        if let Some(Answer::Accept(_)) =
-            self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, false)).await
-        {
+        let answer = self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, false)).await;
+        let told = Told::by(answer.as_ref());
+        if told == Told::Accepted {
             log.info(&format!("Reported flow run '{}' as completed", self.run.id));
         }
+        told
     }
 
     /// A crash in the middle of an in-process retry leaves a mark that keeps the UI's retry from ever being
@@ -216,13 +263,15 @@ impl Unit {
         self.persist(|| self.shared.client.update_flow_run(self.run.id, &update)).await;
     }
 
-    pub(super) async fn set_crashed(&self, message: &str, log: &RunLog) {
+    pub(super) async fn set_crashed(&self, message: &str, log: &RunLog) -> Told {
         let message = storable(message);
         let state = NewState::new(StateType::Crashed).with_message(message.clone());
         let answer = self.persist(|| self.shared.client.set_flow_run_state(self.run.id, &state, false)).await;
-        if let Some(Answer::Accept(_)) = answer {
+        let told = Told::by(answer.as_ref());
+        if told == Told::Accepted {
             log.info(&format!("Reported flow run '{}' as crashed: {message}", self.run.id));
         }
+        told
     }
 
     pub(super) async fn set_cancelled(&self, message: &str, log: &RunLog) {
@@ -237,7 +286,7 @@ impl Unit {
         // A run that ended meanwhile would start anew: the server takes SCHEDULED after a final state.
         let Some(run) = self.read_run().await else { return };
         if run.state_type == Some(StateType::Cancelling) {
-            self.set_cancelled("Flow run cancelled by worker (no infrastructure found).", log).await;
+            self.set_cancelled(NOTHING_THERE, log).await;
             return;
         }
         if !untouched(&run, proposals) {
