@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod event;
 pub mod flow_run;
 pub mod id;
+pub mod nearest;
 pub mod record;
 pub mod state;
 pub mod task_event;

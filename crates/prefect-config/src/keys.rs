@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::nearest::nearest;
 use crate::section::text_of;
 use crate::{Environment, Error, Place, file};
+use prefect_api::nearest::nearest;
 
 /// What a file and the environment say about `known` keys: text, and where it comes from.
 ///

@@ -14,7 +14,6 @@ mod error;
 mod file;
 mod keys;
 mod limits;
-mod nearest;
 mod plan;
 mod secrets;
 mod section;

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::nearest::nearest;
 use crate::{Error, Place};
+use prefect_api::nearest::nearest;
 
 #[derive(Debug)]
 pub(crate) struct Section {

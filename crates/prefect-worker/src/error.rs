@@ -8,6 +8,7 @@ use prefect_client::settings;
 
 use crate::control;
 use crate::launcher::LaunchError;
+use crate::policy::PolicyError;
 
 /// What keeps a worker from starting. Once started, it outlives every outage.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,15 @@ pub enum Error {
     /// A worker cannot be reached from outside.
     #[error(transparent)]
     Control(#[from] control::Error),
+    /// The policy file of the operator cannot be used: the worker does not start without it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A policy is about containers, and the pool is not.
+    #[error("keep the policy on a work pool of type {kind:?}: its rules are about containers")]
+    PolicyWithoutContainers {
+        /// The type of the pool.
+        kind: String,
+    },
     /// The health server cannot listen.
     #[error("listen on {address} for health checks")]
     Health {
@@ -88,6 +98,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_)
+            | Self::Policy(_)
+            | Self::PolicyWithoutContainers { .. }
             | Self::UnknownPool { .. }
             | Self::PoolType { .. }
             | Self::UnsupportedType { .. }
@@ -127,6 +139,9 @@ impl Error {
             Self::Template { .. } => Some(
                 "declare every placeholder of job_configuration in variables.properties, or correct its name",
             ),
+            Self::Policy(_) | Self::PolicyWithoutContainers { .. } => {
+                Some("see docs/guides/policy.md; --policy and PREFECT_WORKER_POLICY_FILE name the file")
+            }
             Self::Health { .. } => {
                 Some("set PREFECT_WORKER_WEBSERVER_HOST and PREFECT_WORKER_WEBSERVER_PORT")
             }

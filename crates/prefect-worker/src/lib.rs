@@ -20,6 +20,7 @@ pub mod launcher;
 pub mod metrics;
 mod options;
 mod output;
+pub mod policy;
 mod poller;
 mod pool;
 mod reconcile;

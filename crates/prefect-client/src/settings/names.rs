@@ -34,6 +34,17 @@ pub(super) fn canonical(name: &str) -> Option<(String, bool)> {
     Some(renamed.map_or((name, true), |&(_, new)| (new.to_owned(), false)))
 }
 
+/// Settings whose value may be in a file, under the names that say in which.
+const IN_FILES: [(&str, &str); 2] = [
+    ("PREFECT_API_AUTH_STRING_FILE", "PREFECT_API_AUTH_STRING"),
+    ("PREFECT_API_KEY_FILE", "PREFECT_API_KEY"),
+];
+
+/// The setting whose value is in the file that `name` names.
+pub(super) fn held_in_file(name: &str) -> Option<&'static str> {
+    IN_FILES.iter().find(|(file, _)| *file == name).map(|(_, setting)| *setting)
+}
+
 /// Whether containers get this setting.
 pub(super) fn is_for_containers(name: &str) -> bool {
     !NOT_FOR_CONTAINERS.iter().any(|own| name.starts_with(own))

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::error::Error;
-use super::names::{canonical, is_for_containers};
+use super::names::{canonical, held_in_file, is_for_containers};
 use super::sources::{self, Source};
 use crate::proxy::Proxies;
 
@@ -64,8 +64,17 @@ impl Settings {
             named.sort_by_key(|((_, is_todays), _)| !is_todays);
             for ((name, _), value) in named {
                 // Compose files pass `NAME=` for what nobody set.
-                if !value.is_empty() {
-                    values.entry(name).or_insert((SecretString::from(value), source));
+                if value.is_empty() {
+                    continue;
+                }
+                match held_in_file(&name) {
+                    // Sorted after the setting itself: of both in one place that one wins.
+                    Some(setting) if !values.contains_key(setting) => {
+                        let secret = sources::secret_file(&inputs.directory.join(value))?;
+                        values.insert(setting.to_owned(), (secret, source));
+                    }
+                    Some(_) => {}
+                    None => drop(values.entry(name).or_insert((SecretString::from(value), source))),
                 }
             }
         }

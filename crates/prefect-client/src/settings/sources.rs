@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
+
 use super::error::Error;
 use super::resolved::Inputs;
 
@@ -50,6 +52,13 @@ fn read_if_present(path: &Path) -> Result<Option<String>, Error> {
         }
         Err(source) => Err(Error::Unreadable { path: path.to_owned(), source }),
     }
+}
+
+/// A secret that is alone in a file; the line end that editors put there is not part of it.
+pub(super) fn secret_file(path: &Path) -> Result<SecretString, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+    Ok(SecretString::from(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
 /// `KEY=value` lines, with `export`, comments and quotes. Lines of other programs' keys are left alone.

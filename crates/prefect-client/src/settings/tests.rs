@@ -142,3 +142,26 @@ fn seconds_have_fractions_and_an_end() {
         assert!(seconds(wrong).unwrap_err().to_string().contains("PREFECT_X"), "{wrong}");
     }
 }
+
+#[test]
+fn credentials_may_be_in_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("auth");
+    std::fs::write(&file, "admin:from a file\n").unwrap();
+    let path = file.to_str().unwrap();
+    let resolve = |more: &[(&str, &str)]| {
+        let mut variables = vec![("PREFECT_API_URL", "http://h/api"), ("PREFECT_HOME", "/nonexistent")];
+        variables.extend(more);
+        Settings::resolve(&inputs(&variables, dir.path()))
+    };
+    let settings = resolve(&[("PREFECT_API_AUTH_STRING_FILE", path), ("PREFECT_API_KEY_FILE", "")]).unwrap();
+    assert_eq!(settings.get("PREFECT_API_AUTH_STRING"), Some("admin:from a file"));
+    assert_eq!(settings.source("PREFECT_API_AUTH_STRING"), Some(Source::Environment));
+    let handed_on: Vec<_> = settings.api_environment().into_keys().collect();
+    assert_eq!(handed_on, ["PREFECT_API_AUTH_STRING", "PREFECT_API_URL"]);
+
+    let both = [("PREFECT_API_KEY", "k"), ("PREFECT_API_KEY_FILE", "/no/such/file")];
+    assert_eq!(resolve(&both).unwrap().get("PREFECT_API_KEY"), Some("k"));
+    let error = resolve(&[("PREFECT_API_KEY_FILE", "/no/such/file")]).unwrap_err().to_string();
+    assert!(error.contains("/no/such/file"), "{error}");
+}

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::entry::DeploymentSpec;
 use crate::error::Doing as _;
-use crate::nearest::nearest;
 use crate::plan::{Change, Request, Write};
 use crate::{Error, Plan, Step, Subject};
+use prefect_api::nearest::nearest;
 
 /// The queue that runs go to unless a deployment names one.
 const DEFAULT_QUEUE: &str = "default";

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 use super::flows::{Flows, open_schema};
 use super::schedule::{self, Schedule};
-use crate::nearest::nearest;
 use crate::section::{Section, number_of, text_of, wrong};
 use crate::{Error, Place};
+use prefect_api::nearest::nearest;
 
 /// A deployment as it should be on the server.
 #[derive(Debug, Clone, PartialEq)]

@@ -23,6 +23,7 @@ use crate::control::{ShutdownMode, ShutdownRequest};
 use crate::error::{Error, chain};
 use crate::launcher::{DockerLauncher, Launcher, ProcessLauncher};
 use crate::options::Options;
+use crate::policy::Policy;
 use crate::shutdown::{OnShutdown, Shutdown};
 use crate::status::State;
 use crate::worker::Worker;
@@ -77,6 +78,9 @@ pub(super) struct Start {
     /// The most seconds that `drain` or `cancel` may take; then what still runs is left to the next worker.
     #[arg(long, value_name = "SECONDS")]
     pub(super) shutdown_timeout: Option<u64>,
+    /// TOML file with what jobs may do on this host; no deployment can override it [default: `PREFECT_WORKER_POLICY_FILE`].
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
     /// JSON file with the base job template of a pool that this worker creates.
     #[arg(long, value_name = "FILE")]
     pub(super) base_job_template: Option<PathBuf>,
@@ -121,12 +125,15 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
     let served = CancellationToken::new();
     let (requests, mut servers) = admin.open(start.http(&settings)?, &served).await?;
     let obeying = tokio::spawn(obey(requests, shutdown.clone(), (on_shutdown, deadline), admin.clone()));
+    let policy = start.policy(&settings)?;
     let mut launchers = BTreeMap::new();
     let mut workers = Vec::new();
     for options in options {
         let registered = async {
             loop {
-                match register(&options, &start, &settings, &client, &mut launchers, &admin).await {
+                match register(&options, &start, &settings, &client, policy.as_ref(), &mut launchers, &admin)
+                    .await
+                {
                     Err(error) if error.is_outage() => {
                         tracing::warn!(error = chain(&error), "the server is away, trying again");
                         tokio::time::sleep(START_RETRY).await;
@@ -153,6 +160,20 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
 }
 
 impl Start {
+    /// The policy of the command line, else of the settings.
+    fn policy(&self, settings: &Settings) -> Result<Option<Policy>, Error> {
+        let path = match &self.policy {
+            Some(path) => path.clone(),
+            None => match settings.get("PREFECT_WORKER_POLICY_FILE") {
+                Some(path) => PathBuf::from(path),
+                None => return Ok(None),
+            },
+        };
+        let policy = Policy::load(&path)?;
+        tracing::info!(policy = %path.display(), "jobs may do what the policy allows");
+        Ok(Some(policy))
+    }
+
     /// Options for each of the pools.
     fn options(
         &self,
@@ -244,6 +265,7 @@ async fn register(
     start: &Start,
     settings: &Settings,
     client: &Client,
+    policy: Option<&Policy>,
     launchers: &mut BTreeMap<String, Arc<dyn Launcher>>,
     admin: &Admin,
 ) -> Result<Worker, Error> {
@@ -251,7 +273,7 @@ async fn register(
     let launcher = if let Some(launcher) = launchers.get(&kind) {
         Arc::clone(launcher)
     } else {
-        let launcher = connect(&kind).await?;
+        let launcher = connect(&kind, policy).await?;
         launchers.insert(kind, Arc::clone(&launcher));
         admin.health.needs(Arc::clone(&launcher));
         launcher
@@ -273,10 +295,18 @@ async fn pool_type(client: &Client, name: &str, wanted: Option<&str>) -> Result<
 }
 
 /// The launcher for pools of this type.
-async fn connect(kind: &str) -> Result<Arc<dyn Launcher>, Error> {
+async fn connect(kind: &str, policy: Option<&Policy>) -> Result<Arc<dyn Launcher>, Error> {
     let environment = |name: &str| std::env::var(name).ok();
     match kind {
-        "docker" => Ok(Arc::new(DockerLauncher::connect(&environment).await?)),
+        "docker" => {
+            let launcher = DockerLauncher::connect(&environment).await?;
+            Ok(match policy {
+                Some(policy) => Arc::new(launcher.with_policy(policy.clone())),
+                None => Arc::new(launcher),
+            })
+        }
+        // Its rules are about containers: nothing would keep them here.
+        "process" if policy.is_some() => Err(Error::PolicyWithoutContainers { kind: kind.to_owned() }),
         "process" => Ok(Arc::new(ProcessLauncher::open(&environment)?)),
         _ => Err(Error::UnsupportedType { kind: kind.to_owned() }),
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Job, LaunchError};
 use super::config::DockerConfig;
+use super::image::PullPolicy;
 use super::kwargs::CreateOptions;
 use super::secret_files::Delivery;
 use super::{command, labels};
@@ -23,6 +24,8 @@ pub(super) struct Plan {
     /// The name wanted; the engine invents one if there is none.
     pub(super) name: Option<String>,
     pub(super) platform: String,
+    /// When its image is pulled.
+    pub(super) pull_policy: PullPolicy,
     pub(super) body: ContainerCreateBody,
     /// Networks to connect before the start, beside the one in the body.
     pub(super) further_networks: Vec<String>,
@@ -95,6 +98,7 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
     Ok(Plan {
         name: container_name(&job.name),
         platform: options.platform.or_else(|| config.options.platform.clone()).unwrap_or_default(),
+        pull_policy: config.pull_policy,
         body,
         further_networks: config.networks.iter().skip(1).cloned().collect(),
         secrets,

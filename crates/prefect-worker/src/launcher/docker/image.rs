@@ -4,7 +4,7 @@ use super::super::LaunchError;
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// If the engine does not have it.
     IfNotPresent,
     /// Before every run.
@@ -16,7 +16,7 @@ pub(super) enum PullPolicy {
 }
 
 impl PullPolicy {
-    pub(super) fn parse(text: &str) -> Result<Self, LaunchError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, LaunchError> {
         Ok(match text {
             "IfNotPresent" => Self::IfNotPresent,
             "Always" => Self::Always,

@@ -15,7 +15,7 @@ mod progress;
 mod pull;
 mod refusal;
 mod secret_files;
-mod size;
+pub(crate) mod size;
 mod supply;
 mod tls;
 mod watch;
@@ -37,11 +37,13 @@ use super::command;
 use super::{
     Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase, Refusal,
 };
+use crate::policy::{Policy, Request};
 use crate::redact;
 use config::DockerConfig;
 use container::Plan;
 use credentials::Keyring;
 use engine::Engine;
+pub(crate) use image::PullPolicy;
 use pull::Pulls;
 
 /// How long the last output may take to come.
@@ -53,6 +55,8 @@ pub struct DockerLauncher {
     engine: Engine,
     keyring: Keyring,
     pulls: Pulls,
+    /// What the operator of this host lets jobs do; everything without one.
+    policy: Option<Policy>,
 }
 
 impl DockerLauncher {
@@ -62,7 +66,47 @@ impl DockerLauncher {
     /// A variable cannot be used, there is no engine, or it does not answer.
     pub async fn connect(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
         let engine = Engine::connect(environment).await?;
-        Ok(Self { engine, keyring: Keyring::from_environment(environment), pulls: Pulls::default() })
+        let keyring = Keyring::from_environment(environment);
+        Ok(Self { engine, keyring, pulls: Pulls::default(), policy: None })
+    }
+
+    /// Lets no job do what the policy does not allow.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        let policy = policy.with_engine(&self.engine.address.host);
+        Self { policy: Some(policy), ..self }
+    }
+
+    /// Completes a plan as the policy wants it and judges it. `image_user` once the image is there.
+    fn permit(&self, plan: &mut Plan, image_user: Option<&str>) -> Result<(), LaunchError> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        policy.complete(&mut plan.body);
+        policy.judge(Request {
+            body: &plan.body,
+            further_networks: &plan.further_networks,
+            pull_policy: plan.pull_policy,
+            image_user,
+        })
+    }
+
+    /// The user that the image of a container names; empty if it names none.
+    async fn image_user(&self, plan: &Plan) -> Result<String, LaunchError> {
+        let image = plan.body.image.as_deref().unwrap_or_default();
+        let inspected = self.docker().inspect_image(image).await;
+        let image = inspected.map_err(|error| self.engine.error("inspect the image", error))?;
+        Ok(image.config.and_then(|config| config.user).unwrap_or_default())
+    }
+
+    /// The last look before a container is made: nothing is made that was not judged.
+    async fn permit_creation(&self, plan: &mut Plan) -> Result<(), LaunchError> {
+        if !self.policy.as_ref().is_some_and(|policy| policy.needs_image_user(&plan.body)) {
+            return self.permit(plan, None);
+        }
+        let user = self.image_user(plan).await?;
+        self.permit(plan, Some(&user))?;
+        // The image may move between this look and the creation; what was judged stays.
+        plan.body.user = Some(user).filter(|user| !user.is_empty());
+        Ok(())
     }
 
     fn docker(&self) -> &Docker {
@@ -84,7 +128,8 @@ impl DockerLauncher {
     }
 
     /// Creates the container under the planned name, or with `-1`, `-2` … after it if the name is taken.
-    async fn create_named(&self, plan: &Plan) -> Result<Infrastructure, LaunchError> {
+    async fn create_named(&self, plan: &mut Plan) -> Result<Infrastructure, LaunchError> {
+        self.permit_creation(plan).await?;
         let mut name = plan.name.clone();
         for index in 1_u32.. {
             let options = CreateContainerOptions { name: name.clone(), platform: plan.platform.clone() };
@@ -174,7 +219,8 @@ impl Launcher for DockerLauncher {
 
     async fn prepare(&self, job: &Job, notes: &dyn Notes) -> Result<(), LaunchError> {
         let config = DockerConfig::parse(&job.configuration)?;
-        let plan = container::plan(job, &config, self.engine.host_gateway)?;
+        let mut plan = container::plan(job, &config, self.engine.host_gateway)?;
+        self.permit(&mut plan, None)?;
         if !config.ignored.is_empty() {
             tracing::warn!(flow_run.id = %job.attempt.flow_run_id, keys = ?config.ignored, "unknown keys in the job configuration");
         }
@@ -189,7 +235,7 @@ impl Launcher for DockerLauncher {
         }
         self.check_networks(&config.networks).await?;
         self.clear_unstarted(job).await?;
-        let infrastructure = self.create_named(&plan).await?;
+        let infrastructure = self.create_named(&mut plan).await?;
         if let Err(error) = self.furnish(&infrastructure.id, &plan).await {
             if let Err(removal) = self.remove(&infrastructure.id).await {
                 tracing::warn!(container = infrastructure.name, error = %removal, "container was not removed");
@@ -286,5 +332,7 @@ pub(crate) fn default_template() -> BaseJobTemplate {
     serde_json::from_str(include_str!("../../../../../job-templates/docker.json")).unwrap_or_default()
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 /// The number of bytes, or `None` if `text` is not an amount. Units are `b k m g t` (powers of 1024), with
 /// an optional `b` after them; a bare number is bytes; `-1` is Docker's "no limit".
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub(crate) fn parse(text: &str) -> Option<i64> {
     let text = text.trim().to_ascii_lowercase();
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.strip_prefix(number)? {

@@ -80,6 +80,14 @@ fn the_defaults_of_the_default_template_are_prefects_and_the_workers() {
 }
 
 #[test]
+fn every_variable_is_in_the_guide() {
+    let guide = include_str!("../../../../../docs/guides/docker-worker.md");
+    for name in default_template().variables["properties"].as_object().unwrap().keys() {
+        assert!(guide.contains(&format!("\n| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
 fn every_variable_is_described() {
     for (name, schema) in default_template().variables["properties"].as_object().unwrap() {
         let typed = ["type", "anyOf"].iter().any(|key| schema.get(key).is_some());

@@ -1,7 +1,7 @@
 //! The known word that looks most like an unknown one.
 
 /// The word with the fewest letters to change, add or take away; case does not count.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known.into_iter().min_by_key(|candidate| distance(word, candidate))
 }
 
