@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerState};
 use bollard::query_parameters::{InspectContainerOptions, LogsOptions, StatsOptions, WaitContainerOptions};
@@ -136,35 +137,66 @@ async fn exit(engine: &Engine, id: &str) -> Result<Option<i64>, Error> {
 }
 
 /// Passes the output on until it ends or nobody listens.
+///
+/// The engine may end the stream of a container that has just ended before it has sent everything; a second
+/// reading, which does not follow, brings the rest.
 async fn follow(engine: &Engine, id: &str, output: &mut OutputSink) {
-    let since = output.after.map_or(0, |after| i32::try_from(after.as_second()).unwrap_or(0));
+    let mut seen = Seen::default();
+    for following in [true, false] {
+        if !pass_on(engine, id, output, &mut seen, following).await {
+            return;
+        }
+    }
+}
+
+/// The times of the last pieces of both streams. Within one they only grow; between them they may overtake
+/// each other.
+#[derive(Debug, Default)]
+struct Seen {
+    stdout: Option<Timestamp>,
+    stderr: Option<Timestamp>,
+}
+
+/// Reads the output once; tells whether there is any use in reading on.
+async fn pass_on(engine: &Engine, id: &str, output: &mut OutputSink, seen: &mut Seen, follow: bool) -> bool {
+    let began = output.after;
+    let since = if follow { began } else { [seen.stdout, seen.stderr].into_iter().flatten().min().or(began) };
     let options = LogsOptions {
-        follow: true,
+        follow,
         stdout: true,
         stderr: true,
-        since,
+        // Whole seconds only.
+        since: since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(0)),
         timestamps: true,
         tail: "all".to_owned(),
         ..Default::default()
     };
     let mut logs = engine.docker.logs(id, Some(options));
     // Where the engine splits a very long line, only its first part bears a time.
-    let mut at = output.after.unwrap_or_else(Timestamp::now);
-    // Standard output and standard error may overtake each other: what comes is compared with where we began.
-    let began = output.after;
+    let mut at = began.unwrap_or_else(Timestamp::now);
+    let mut wanted = true;
     while let Some(chunk) = logs.next().await {
         match chunk {
             Ok(chunk) => {
+                let last = if matches!(chunk, LogOutput::StdErr { .. }) {
+                    &mut seen.stderr
+                } else {
+                    &mut seen.stdout
+                };
                 let chunk = chunk.into_bytes();
                 let (stamp, bytes) = split_stamp(&chunk);
-                at = stamp.unwrap_or(at);
-                // `since` has whole seconds only.
-                if stamp.is_some_and(|stamp| began.is_some_and(|began| stamp <= began)) {
+                if let Some(stamp) = stamp {
+                    at = stamp;
+                    wanted = began.filter(|_| follow).is_none_or(|began| stamp > began)
+                        && (follow || last.or(began).is_none_or(|last| stamp > last));
+                }
+                if !wanted {
                     continue;
                 }
                 if output.pieces.send(Piece { at, bytes: bytes.to_vec() }).await.is_err() {
-                    return;
+                    return false;
                 }
+                *last = (*last).max(Some(at));
                 output.after = output.after.max(Some(at));
             }
             Err(error) => {
@@ -173,10 +205,11 @@ async fn follow(engine: &Engine, id: &str, output: &mut OutputSink) {
                     error = failure(&error),
                     "output of the container is not streamed"
                 );
-                return;
+                return false;
             }
         }
     }
+    true
 }
 
 /// The time that the engine put before a piece of output, and the piece.
