@@ -45,6 +45,8 @@ enum Command {
     },
     /// Kill worker, engine and server at random moments while runs go through, and look what becomes of them.
     Fault(Fault),
+    /// Put the same inputs through ours and the Python peer, and tell every difference.
+    Differential(Differential),
     /// Build the images of worker, runtime and config, without a registry.
     Images {
         /// How the binaries are built.
@@ -94,6 +96,24 @@ struct Fault {
     profile: Profile,
 }
 
+#[derive(Debug, Args)]
+struct Differential {
+    /// What is compared: `worker`, for the containers that job variables lead to.
+    what: String,
+    /// Only the cases whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only the few cases that stand for all.
+    #[arg(long)]
+    quick: bool,
+    /// The report as JSON on standard output.
+    #[arg(long)]
+    json: bool,
+    /// How the binaries are built.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
 /// A profile of `Cargo.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
@@ -112,6 +132,7 @@ fn main() -> ExitCode {
             run::measure(name.as_deref(), &options, json)
         }
         Command::Fault(fault) => run::fault(&fault),
+        Command::Differential(differential) => run::differential(&differential),
         Command::Images { profile, tag } => run::images(profile, &tag),
     };
     match outcome {

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::build::{self, Cargo};
-use crate::{Demo, Fault, Profile, check};
+use crate::{Demo, Differential, Fault, Profile, check};
 
 pub(crate) fn demo(demo: &Demo) -> Result<ExitCode> {
     check::for_demo()?;
@@ -45,6 +45,17 @@ pub(crate) fn fault(fault: &Fault) -> Result<ExitCode> {
         command.args(["--kills", &kills.to_string()]);
     }
     command.args(fault.json.then_some("--json"));
+    hand_over(command)
+}
+
+pub(crate) fn differential(differential: &Differential) -> Result<ExitCode> {
+    check::for_demo()?;
+    let mut command = stack(differential.profile)?;
+    command.args(["differential", &differential.what]);
+    command.args(differential.quick.then_some("--quick")).args(differential.json.then_some("--json"));
+    if let Some(only) = &differential.only {
+        command.args(["--only", only]);
+    }
     hand_over(command)
 }
 

@@ -9,12 +9,16 @@ use clap::{Parser, Subcommand};
 use testkit::docker::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::differential::worker::Part;
 use crate::images::Images;
 use crate::programs::Programs;
-use crate::{demo, fault, measure, print, say};
+use crate::{demo, differential, fault, measure, print, say};
 
 #[derive(Debug, Parser)]
-#[command(name = "ferryman-stack", about = "The demo, the measurements and the images of Ferryman.")]
+#[command(
+    name = "ferryman-stack",
+    about = "The demo, the measurements, the differentials and the images of Ferryman."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,11 +70,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put the same inputs through ours and the Python peer, and tell every difference.
+    Differential {
+        /// What is compared.
+        #[command(subcommand)]
+        what: Differential,
+    },
     /// Build the images.
     Images {
         /// Their tag.
         #[arg(long)]
         tag: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Differential {
+    /// The containers that job variables lead to.
+    Worker {
+        /// Only the cases whose names contain this.
+        #[arg(long, conflicts_with = "quick")]
+        only: Option<String>,
+        /// Only the few cases that stand for all.
+        #[arg(long)]
+        quick: bool,
+        /// The report as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -119,6 +145,19 @@ async fn run(command: Command) -> Result<()> {
                 say(&report.text());
             }
             ensure!(report.ok, "the runs did not all come through");
+        }
+        Command::Differential { what: Differential::Worker { only, quick, json } } => {
+            let part = match only {
+                Some(only) => Part::Named(only),
+                None if quick => Part::Quick,
+                None => Part::All,
+            };
+            let options = differential::worker::Options { part, quiet: json };
+            let report = Box::pin(differential::worker::run(&options, interrupted()?)).await?;
+            print(&if json { serde_json::to_string(&report)? } else { report.text() });
+            if !report.passed() {
+                bail!("the workers differ");
+            }
         }
         Command::Images { tag } => {
             let (engine, programs) = (Engine::connect().await?, Programs::find()?);

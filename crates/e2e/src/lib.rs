@@ -8,13 +8,14 @@
 //! - [`runs`] triggers and watches flow runs as SciCat's side of the system does.
 //! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
 //! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
-//! - [`demo`], [`measure`] and [`fault`] are the programs made of these.
+//! - [`demo`], [`measure`], [`differential`] and [`fault`] are the programs made of these.
 
 pub mod cli;
 pub mod containers;
 pub mod dataset;
 pub mod demo;
 pub mod dice;
+pub mod differential;
 pub mod fault;
 pub mod images;
 pub mod local;

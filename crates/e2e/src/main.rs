@@ -1,4 +1,4 @@
-//! `ferryman-stack`: what `cargo xtask demo`, `measure` and `images` hand over to.
+//! `ferryman-stack`: what `cargo xtask demo`, `measure`, `differential` and `images` hand over to.
 
 use std::process::ExitCode;
 

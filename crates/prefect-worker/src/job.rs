@@ -134,8 +134,8 @@ fn assemble(sources: &Sources<'_>, configuration: Value, secret_env: Vec<String>
     };
     let treatment = Treatment::take(&mut configuration)?;
     let mut take = |field| configuration.remove(field).filter(|value| !value.is_null());
-    let command = take("command").map(|value| text_form(&value)).filter(|command| !command.trim().is_empty());
-    let name = take("name").map(|value| text_form(&value)).filter(|name| !name.is_empty());
+    let command = text("command", take("command"))?;
+    let name = text("name", take("name"))?;
     let name = name
         .and_then(|name| render_text(&name, &context(sources), &environment))
         .filter(|name| !name.is_empty());
@@ -152,10 +152,18 @@ fn assemble(sources: &Sources<'_>, configuration: Value, secret_env: Vec<String>
     match take("labels") {
         None => {}
         Some(Value::Object(own)) => {
-            labels.extend(own.into_iter().map(|(name, value)| (name, text_form(&value))));
+            for (name, value) in own {
+                let Value::String(value) = value else {
+                    return Err(JobError::Field {
+                        field: "labels",
+                        expected: "an object of names and texts",
+                    });
+                };
+                labels.insert(name, value);
+            }
         }
         Some(_) => {
-            return Err(JobError::Field { field: "labels", expected: "an object of names and values" });
+            return Err(JobError::Field { field: "labels", expected: "an object of names and texts" });
         }
     }
     let attempt = Attempt {
@@ -174,6 +182,15 @@ fn assemble(sources: &Sources<'_>, configuration: Value, secret_env: Vec<String>
         labels,
         configuration,
     })
+}
+
+/// The text of a field; the empty one counts as none.
+fn text(field: &'static str, value: Option<Value>) -> Result<Option<String>, JobError> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Some(_) => Err(JobError::Field { field, expected: "text (in quotes)" }),
+    }
 }
 
 /// API settings, the run, and whom its requests are to be attributed to.
@@ -343,7 +360,15 @@ mod tests {
 
     #[test]
     fn a_job_configuration_of_a_wrong_form_is_refused() {
-        let error = assembled(&default_template(), json!({"labels": ["x"]}), json!({})).unwrap_err();
-        assert!(error.to_string().contains("labels must be an object"), "{error}");
+        for (variables, part) in [
+            (json!({"labels": ["x"]}), "labels must be an object"),
+            (json!({"labels": {"n": 1}}), "labels must be an object of names and texts"),
+            (json!({"command": ["sh"]}), "command must be text"),
+            (json!({"name": 5}), "name must be text"),
+            (json!({"env": ["A=1"]}), "must be an object"),
+        ] {
+            let error = assembled(&default_template(), variables, json!({})).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 }

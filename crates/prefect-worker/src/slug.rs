@@ -1,17 +1,33 @@
 //! Names that servers and engines accept.
 
+use deunicode::deunicode_char;
+
 /// `text` in characters that `allowed` admits: every other stretch becomes one dash, none at either end.
 ///
-/// Latin letters lose their accents, as Python's `slugify` does; other scripts become dashes.
+/// As Python's `slugify` does it: letters of other scripts are transliterated, apostrophes separate words unless
+/// they come from a transliteration, and numbers lose the commas between their digits.
 pub(crate) fn slug(text: &str, allowed: impl Fn(char) -> bool) -> String {
     let mut slug = String::new();
-    for c in text.chars() {
-        match transliterate(c) {
-            Some(ascii) => slug.push_str(ascii),
-            None if allowed(c) && c != '-' => slug.push(c),
-            None if !slug.is_empty() && !slug.ends_with('-') => slug.push('-'),
-            None => {}
+    let mut push = |c: char| {
+        if allowed(c) && c != '-' {
+            slug.push(c);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
         }
+    };
+    let mut previous = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+        if c == ',' && digit(previous) && digit(rest.peek().copied()) {
+            continue;
+        }
+        if c.is_ascii() {
+            push(c);
+        } else {
+            deunicode_char(c).unwrap_or(" ").chars().filter(|c| *c != '\'').for_each(&mut push);
+        }
+        previous = Some(c);
     }
     slug.trim_end_matches('-').to_owned()
 }
@@ -29,27 +45,6 @@ pub(crate) fn container_name(name: &str) -> Option<String> {
     (!cut.is_empty()).then(|| cut.to_owned())
 }
 
-fn transliterate(c: char) -> Option<&'static str> {
-    Some(match c {
-        'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' => "a",
-        'À' | 'Á' | 'Â' | 'Ã' | 'Ä' | 'Å' => "A",
-        'ç' => "c",
-        'Ç' => "C",
-        'è' | 'é' | 'ê' | 'ë' => "e",
-        'È' | 'É' | 'Ê' | 'Ë' => "E",
-        'ì' | 'í' | 'î' | 'ï' => "i",
-        'Ì' | 'Í' | 'Î' | 'Ï' => "I",
-        'ñ' => "n",
-        'Ñ' => "N",
-        'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' => "o",
-        'Ò' | 'Ó' | 'Ô' | 'Õ' | 'Ö' | 'Ø' => "O",
-        'ù' | 'ú' | 'û' | 'ü' => "u",
-        'Ù' | 'Ú' | 'Û' | 'Ü' => "U",
-        'ß' => "ss",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,14 +53,18 @@ mod tests {
     fn container_names_keep_what_docker_allows() {
         for (name, expected) in [
             ("cobalt-cuscus", "cobalt-cuscus"),
-            ("Archive run 3/4: Zürich", "Archive-run-3-4-Zurich"),
+            ("Archive run 3/4: Zürich & 1,000 \"files\" it's", "Archive-run-3-4-Zurich-1000-files-it-s"),
+            ("Ærøskøbing œuvre Łódź ß İstanbul", "AEroskobing-oeuvre-Lodz-ss-Istanbul"),
+            ("данные", "dannye"),
+            ("it’s “q”", "its-q"),
+            ("x…y", "x...y"),
             ("__.-x_y.z", "x_y.z"),
             ("a -- b", "a-b"),
             ("end!", "end"),
         ] {
             assert_eq!(container_name(name).as_deref(), Some(expected));
         }
-        assert_eq!(container_name("…"), None);
+        assert_eq!(container_name("…!"), None);
         assert_eq!(container_name(&"x".repeat(300)).map(|name| name.len()), Some(250));
     }
 

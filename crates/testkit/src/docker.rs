@@ -9,6 +9,7 @@ mod engine;
 mod image;
 mod libraries;
 mod python;
+mod raw;
 
 pub use daemon::Daemon;
 pub use engine::{Container, Engine};

@@ -22,8 +22,9 @@ impl Fields {
         self.values.remove(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, LaunchError> {
-        self.take(name).map(|value| text(name, value)).transpose()
+    /// Text and nothing else, as [`exact_text`].
+    pub(super) fn exact_text(&mut self, name: &str) -> Result<Option<String>, LaunchError> {
+        self.take(name).map(|value| exact_text(name, &value)).transpose()
     }
 
     pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, LaunchError> {
@@ -44,8 +45,9 @@ impl Fields {
         }
     }
 
-    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, LaunchError> {
-        self.take(name).map(|value| texts(name, value)).transpose().map(Option::unwrap_or_default)
+    /// A list of texts and nothing else.
+    pub(super) fn exact_texts(&mut self, name: &str) -> Result<Vec<String>, LaunchError> {
+        self.take(name).map(|value| exact_texts(name, &value)).transpose().map(Option::unwrap_or_default)
     }
 
     pub(super) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, LaunchError> {
@@ -85,16 +87,29 @@ pub(super) fn text(name: &str, value: Value) -> Result<String, LaunchError> {
     }
 }
 
+/// Text. Unlike in [`text`] a number or a flag is none: Python's worker refuses them, and what they should be as
+/// text is not for us to say.
+pub(super) fn exact_text(name: &str, value: &Value) -> Result<String, LaunchError> {
+    value.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "text (in quotes)", value))
+}
+
+/// A list of texts, each as [`exact_text`].
+pub(super) fn exact_texts(name: &str, value: &Value) -> Result<Vec<String>, LaunchError> {
+    let items = value.as_array().ok_or_else(|| wrong(name, "a list of texts", value))?;
+    items.iter().enumerate().map(|(index, item)| exact_text(&format!("{name}[{index}]"), item)).collect()
+}
+
+/// True or false, and the words and numbers that Python's worker takes for them.
 pub(super) fn flag(name: &str, value: &Value) -> Result<bool, LaunchError> {
     match value {
         Value::Bool(flag) => Ok(*flag),
         Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Ok(true),
-            "false" | "no" | "off" | "0" => Ok(false),
+            "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+            "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
             _ => Err(wrong(name, "true or false", value)),
         },
-        Value::Number(number) if number.as_u64() == Some(1) => Ok(true),
-        Value::Number(number) if number.as_u64() == Some(0) => Ok(false),
+        Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
         _ => Err(wrong(name, "true or false", value)),
     }
 }

@@ -8,18 +8,22 @@ use anyhow::{Context, Result, bail};
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, NetworkCreateRequest};
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, HostConfig, NetworkCreateRequest, VolumeCreateRequest,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions, InspectNetworkOptions,
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, StartContainerOptions, StatsOptionsBuilder,
-    WaitContainerOptions,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    RemoveVolumeOptions, StartContainerOptions, StatsOptionsBuilder, WaitContainerOptions,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::image::Image;
+use super::raw;
 use crate::process::usage_of;
 
 /// The label of everything that a run makes; its value is the run's own.
@@ -254,6 +258,24 @@ impl Engine {
             .with_context(|| format!("failed to inspect container {id}"))
     }
 
+    /// The same in the engine's own words: a typed answer has only the fields that its type knows. `None`: there is
+    /// no such container.
+    pub async fn inspect_raw(&self, id: &str) -> Result<Option<Value>> {
+        raw::get(&host(), &format!("containers/{id}/json")).await
+    }
+
+    /// Creates a volume.
+    pub async fn create_volume(&self, name: &str) -> Result<()> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(self.run_labels()),
+            ..Default::default()
+        };
+        let created = self.docker.create_volume(request).await;
+        created.with_context(|| format!("failed to create the volume {name}"))?;
+        Ok(())
+    }
+
     /// Ids of the containers with a label, running or not.
     pub async fn containers_with(&self, label: &str, value: Option<&str>) -> Result<Vec<String>> {
         containers_with(&self.docker, &filter(label, value)).await
@@ -281,7 +303,7 @@ impl Engine {
         Ok(pid.and_then(usage_of).map(|usage| usage.rss_peak))
     }
 
-    /// Removes every container, network and image of this run.
+    /// Removes every container, network, volume and image of this run.
     pub async fn clean_up(&self) -> Result<()> {
         clean_up(&self.docker, &self.run).await
     }
@@ -375,6 +397,12 @@ async fn clean_up(docker: &Docker, run: &str) -> Result<()> {
     let networks = docker.list_networks(Some(networks)).await.context("failed to list networks")?;
     for id in networks.into_iter().filter_map(|network| network.id) {
         found(docker.remove_network(&id).await).context("failed to remove a network")?;
+    }
+    let volumes = ListVolumesOptionsBuilder::new().filters(&filter).build();
+    let volumes = docker.list_volumes(Some(volumes)).await.context("failed to list volumes")?;
+    for volume in volumes.volumes.unwrap_or_default() {
+        found(docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await)
+            .context("failed to remove a volume")?;
     }
     let images = ListImagesOptionsBuilder::new().filters(&filter).build();
     let images = docker.list_images(Some(images)).await.context("failed to list images")?;

@@ -58,9 +58,9 @@ impl fmt::Debug for Credentials {
 impl DockerConfig {
     pub(super) fn parse(configuration: &Map<String, Value>) -> Result<Self, LaunchError> {
         let mut fields = Fields::new(configuration.clone());
-        let image = fields.text("image")?.filter(|image| !image.is_empty());
+        let image = fields.exact_text("image")?.filter(|image| !image.is_empty());
         let image = image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned());
-        let pull_policy = match fields.text("image_pull_policy")? {
+        let pull_policy = match fields.exact_text("image_pull_policy")? {
             Some(policy) if !policy.is_empty() => PullPolicy::parse(&policy)?,
             _ => PullPolicy::default_for(&image),
         };
@@ -72,10 +72,14 @@ impl DockerConfig {
             image,
             credentials: fields.object("registry_credentials")?.map(Credentials::parse).transpose()?,
             pull_timeout: pull_timeout(&mut fields)?,
-            networks: fields.texts("networks")?,
-            network_mode: fields.text("network_mode")?.filter(|mode| !mode.is_empty()),
+            networks: fields.exact_texts("networks")?,
+            network_mode: fields.exact_text("network_mode")?.filter(|mode| !mode.is_empty()),
             auto_remove: fields.flag("auto_remove")?.unwrap_or(false),
-            volumes: fields.texts("volumes")?.into_iter().map(check_volume).collect::<Result<_, _>>()?,
+            volumes: fields
+                .exact_texts("volumes")?
+                .into_iter()
+                .map(check_volume)
+                .collect::<Result<_, _>>()?,
             memory: amount(&mut fields, "mem_limit")?,
             memory_swap: amount(&mut fields, "memswap_limit")?,
             privileged: fields.flag("privileged")?.unwrap_or(false),
@@ -92,7 +96,7 @@ impl Credentials {
     fn parse(object: Map<String, Value>) -> Result<Self, LaunchError> {
         let mut fields = Fields::new(object);
         let mut needed = |name: &str| {
-            fields.text(name)?.ok_or_else(|| LaunchError::Configuration {
+            fields.exact_text(name)?.ok_or_else(|| LaunchError::Configuration {
                 message: format!(
                     "registry_credentials needs username, password and registry_url; {name} is missing"
                 ),
@@ -115,18 +119,40 @@ fn pull_timeout(fields: &mut Fields) -> Result<Option<Duration>, LaunchError> {
 }
 
 fn amount(fields: &mut Fields, name: &str) -> Result<Option<i64>, LaunchError> {
-    let Some(text) = fields.text(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let bytes = size::parse(&text);
-    bytes.map(Some).ok_or_else(|| wrong(name, "an amount of memory such as 512m or 2g", &Value::String(text)))
+    fields.take(name).map(|value| size::of_value(name, &value)).transpose()
 }
 
-/// `HOST:CONTAINER[:OPTIONS]`, `VOLUME:CONTAINER[:OPTIONS]` or, for an anonymous volume, `/CONTAINER`.
+/// Options of a bind or volume that the engine knows.
+const VOLUME_OPTIONS: &[&str] = &[
+    "ro",
+    "rw",
+    "z",
+    "Z",
+    "nocopy",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "private",
+    "rprivate",
+    "consistent",
+    "cached",
+    "delegated",
+];
+
+/// `/HOST:/CONTAINER[:OPTIONS]`, `VOLUME:/CONTAINER[:OPTIONS]` or, for an anonymous volume, `/CONTAINER`.
 fn check_volume(volume: String) -> Result<String, LaunchError> {
     let trimmed = volume.trim();
-    let parts: Vec<&str> = trimmed.splitn(3, ':').collect();
+    let parts: Vec<&str> = trimmed.split(':').collect();
+    let path = |path: &str| path.starts_with('/') && path.len() > 1;
+    let source = |source: &str| path(source) || !(source.is_empty() || source.contains(['/', '\\']));
     let valid = match parts.as_slice() {
-        [container] => container.starts_with('/') && container.len() > 1,
-        [host, container] | [host, container, _] => !host.is_empty() && container.starts_with('/'),
+        [container] => path(container),
+        [host, container] => source(host) && path(container),
+        [host, container, options] => {
+            let known = options.split(',').all(|option| VOLUME_OPTIONS.contains(&option));
+            source(host) && path(container) && known
+        }
         _ => false,
     };
     if valid {
@@ -134,7 +160,7 @@ fn check_volume(volume: String) -> Result<String, LaunchError> {
     }
     Err(wrong(
         "volumes",
-        "a list of HOST:CONTAINER[:OPTIONS] with absolute container paths",
+        "a list of /HOST/PATH:/CONTAINER/PATH[:OPTIONS], VOLUME:/CONTAINER/PATH[:OPTIONS] or /CONTAINER/PATH",
         &Value::String(volume),
     ))
 }
@@ -165,6 +191,10 @@ mod tests {
             (json!({"auto_remove": "maybe"}), "auto_remove must be true or false"),
             (json!({"mem_limit": "lots"}), "mem_limit must be an amount"),
             (json!({"volumes": ["relative:path"]}), "volumes must be"),
+            (json!({"volumes": ["a/b:/c"]}), "volumes must be"),
+            (json!({"volumes": ["/a:/b:sometimes"]}), "volumes must be"),
+            (json!({"volumes": ["/a:/b:ro:rw"]}), "volumes must be"),
+            (json!({"image": 5}), "image must be text"),
             (json!({"volumes": [["/a"]]}), "volumes[0] must be text"),
             (json!({"registry_credentials": {"username": "u"}}), "password is missing"),
             (json!({"image_pull_policy": "never"}), "image_pull_policy must be"),

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, EndpointSettings};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::super::{Job, LaunchError};
 use super::config::DockerConfig;
 use super::image::PullPolicy;
-use super::kwargs::CreateOptions;
+use super::kwargs::{CreateOptions, ExtraHosts};
 use super::secret_files::Delivery;
 use super::{command, labels};
 use crate::slug::container_name;
@@ -27,8 +27,8 @@ pub(super) struct Plan {
     /// When its image is pulled.
     pub(super) pull_policy: PullPolicy,
     pub(super) body: ContainerCreateBody,
-    /// Networks to connect before the start, beside the one in the body.
-    pub(super) further_networks: Vec<String>,
+    /// Networks to connect before the start, beside the one in the body, and the container's settings there.
+    pub(super) further_networks: Vec<(String, Option<EndpointSettings>)>,
     /// Files to put into it before the start.
     pub(super) secrets: Delivery,
 }
@@ -45,18 +45,22 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
     let mut options = CreateOptions::parse(&config.create_kwargs)?;
     options.host.extend(fields_of(&config.options.host));
     options.container.extend(fields_of(&config.options.container));
-    options.extra_hosts.extend(config.options.extra_hosts.clone());
     let mut environment = environment(job, config);
     let secrets = config.secret_files.settle(&mut environment)?;
     let network = config.networks.first();
 
     let mut host = options.host;
     let mode = network.cloned().or_else(|| network_mode(config, effective_url(job, &environment)));
+    if mode.as_deref() == Some("host") && host.contains_key("PortBindings") {
+        return Err(wrong_kwargs(
+            "ports cannot be used on the host's network: remove it, or set network_mode",
+        ));
+    }
     host.insert("NetworkMode".to_owned(), json!(mode.unwrap_or_else(|| "default".to_owned())));
-    let extra_hosts = extra_hosts(&environment, options.extra_hosts, host_gateway);
+    let own_hosts = config.options.extra_hosts.clone();
+    let extra_hosts = extra_hosts(&environment, options.extra_hosts, own_hosts, host_gateway);
     if !extra_hosts.is_empty() {
-        let entries = extra_hosts.iter().map(|(name, address)| format!("{name}:{address}"));
-        host.insert("ExtraHosts".to_owned(), json!(entries.collect::<Vec<_>>()));
+        host.insert("ExtraHosts".to_owned(), json!(extra_hosts));
     }
     if !config.volumes.is_empty() {
         host.insert("Binds".to_owned(), json!(config.volumes));
@@ -70,7 +74,12 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
         host.insert("Privileged".to_owned(), json!(true));
     }
 
+    let mut endpoints = endpoints(options.endpoints, &config.networks)?;
     let mut body = options.container;
+    if !options.detach && body.get("OpenStdin") == Some(&json!(true)) {
+        body.insert("AttachStdin".to_owned(), json!(true));
+        body.insert("StdinOnce".to_owned(), json!(true));
+    }
     let mounted: Map<String, Value> =
         config.volumes.iter().map(|volume| (container_path(volume).to_owned(), json!({}))).collect();
     let assignments: Vec<String> =
@@ -80,29 +89,55 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
         ("Cmd".to_owned(), json!(command::split("command", &job.command)?)),
         ("Env".to_owned(), json!(assignments)),
         ("Labels".to_owned(), json!(labels::of(job, config))),
-        ("AttachStdout".to_owned(), json!(true)),
-        ("AttachStderr".to_owned(), json!(true)),
+        ("AttachStdout".to_owned(), json!(!options.detach)),
+        ("AttachStderr".to_owned(), json!(!options.detach)),
         ("HostConfig".to_owned(), Value::Object(host)),
     ]);
     if !mounted.is_empty() {
         body.insert("Volumes".to_owned(), Value::Object(mounted));
     }
     if let Some(network) = network {
-        body.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": {network: {}}}));
+        let settings = endpoints.remove(network).unwrap_or_default();
+        body.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": {network: settings}}));
     }
-    let mut body =
-        serde_json::from_value(Value::Object(body)).map_err(|error| LaunchError::Configuration {
-            message: format!("container_create_kwargs does not fit the engine's form: {error}"),
-        })?;
+    // Every value was checked: what is still wrong is no user's, and its words may quote a user's secret.
+    let mut body = serde_json::from_value(Value::Object(body))
+        .map_err(|_| wrong_kwargs("it does not fit the engine's form"))?;
     let secrets = Delivery::plan(secrets, &mut body)?;
     Ok(Plan {
         name: container_name(&job.name),
         platform: options.platform.or_else(|| config.options.platform.clone()).unwrap_or_default(),
         pull_policy: config.pull_policy,
         body,
-        further_networks: config.networks.iter().skip(1).cloned().collect(),
+        further_networks: config
+            .networks
+            .iter()
+            .skip(1)
+            .map(|network| (network.clone(), endpoints.remove(network)))
+            .collect(),
         secrets,
     })
+}
+
+fn wrong_kwargs(problem: &str) -> LaunchError {
+    LaunchError::Configuration { message: format!("container_create_kwargs: {problem}") }
+}
+
+/// The settings of `networking_config`, all of which must be for one of the networks.
+fn endpoints(
+    settings: BTreeMap<String, Value>,
+    networks: &[String],
+) -> Result<BTreeMap<String, EndpointSettings>, LaunchError> {
+    let parse = |(network, settings): (String, Value)| {
+        if !networks.contains(&network) {
+            let problem = format!("networking_config has settings for {network:?}: name it in networks too");
+            return Err(wrong_kwargs(&problem));
+        }
+        let settings = serde_json::from_value(settings)
+            .map_err(|_| wrong_kwargs("networking_config does not fit the engine's form"))?;
+        Ok((network, settings))
+    };
+    settings.into_iter().map(parse).collect()
 }
 
 /// The fields of a model that are set.
@@ -155,9 +190,10 @@ fn network_mode(config: &DockerConfig, api_url: Option<&str>) -> Option<String> 
 /// Entries of the container's hosts file: those of the job, and the host's name if the API may be there.
 fn extra_hosts(
     environment: &BTreeMap<String, String>,
-    chosen: BTreeMap<String, String>,
+    chosen: Option<ExtraHosts>,
+    own: BTreeMap<String, String>,
     host_gateway: bool,
-) -> BTreeMap<String, String> {
+) -> Vec<String> {
     let local = environment
         .get(API_URL)
         .is_none_or(|url| ["localhost", "127.0.0.1", HOST_ALIAS].iter().any(|host| url.contains(host)));
@@ -165,8 +201,17 @@ fn extra_hosts(
     if local && host_gateway {
         hosts.insert(HOST_ALIAS.to_owned(), "host-gateway".to_owned());
     }
-    hosts.extend(chosen);
-    hosts
+    match chosen {
+        None => {}
+        Some(ExtraHosts::Named(named)) => hosts.extend(named),
+        Some(ExtraHosts::Listed(entries)) if hosts.is_empty() && own.is_empty() => return entries,
+        Some(ExtraHosts::Listed(entries)) => {
+            let pairs = entries.iter().filter_map(|entry| entry.split_once(':'));
+            hosts.extend(pairs.map(|(name, address)| (name.to_owned(), address.to_owned())));
+        }
+    }
+    hosts.extend(own);
+    hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect()
 }
 
 /// The path inside the container of a volume such as `/host:/container:ro`.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, NetworkConnectRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
     StartContainerOptions, StopContainerOptions,
@@ -172,9 +172,14 @@ impl DockerLauncher {
         plan.secrets.deliver(&self.engine, id).await
     }
 
-    async fn connect_networks(&self, id: &str, networks: &[String]) -> Result<(), LaunchError> {
-        for network in networks {
-            let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: None };
+    async fn connect_networks(
+        &self,
+        id: &str,
+        networks: &[(String, Option<EndpointSettings>)],
+    ) -> Result<(), LaunchError> {
+        for (network, settings) in networks {
+            let request =
+                NetworkConnectRequest { container: id.to_owned(), endpoint_config: settings.clone() };
             let connected = self.docker().connect_network(network, request).await;
             connected.map_err(|error| self.engine.error("connect the container to its networks", error))?;
         }
