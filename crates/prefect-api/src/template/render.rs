@@ -81,10 +81,9 @@ fn write_nested(out: &mut String, value: &Value) {
         Value::Null => out.push_str("None"),
         Value::Bool(true) => out.push_str("True"),
         Value::Bool(false) => out.push_str("False"),
-        Value::Number(number) => {
-            // Writing to a String cannot fail.
-            write!(out, "{number}").unwrap_or_default();
-        }
+        Value::Number(number) if number.is_f64() => write_float(out, number.as_f64().unwrap_or_default()),
+        // Writing to a String cannot fail.
+        Value::Number(number) => write!(out, "{number}").unwrap_or_default(),
         Value::String(text) => write_quoted(out, text),
         Value::Array(items) => {
             out.push('[');
@@ -104,6 +103,24 @@ fn write_nested(out: &mut String, value: &Value) {
             }
             out.push('}');
         }
+    }
+}
+
+/// A float as Python's `repr` writes it: `1.0`, `0.0001`, `1e-05`, `1e+16`.
+fn write_float(out: &mut String, number: f64) {
+    let scientific = format!("{number:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..16).contains(&exponent) {
+        let plain = number.to_string();
+        out.push_str(&plain);
+        if !plain.contains('.') {
+            out.push_str(".0");
+        }
+    } else {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        // Writing to a String cannot fail.
+        write!(out, "{mantissa}e{sign}{:02}", exponent.abs()).unwrap_or_default();
     }
 }
 

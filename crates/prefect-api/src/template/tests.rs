@@ -249,6 +249,17 @@ fn names_are_rendered_from_the_context() {
 fn text_forms_are_pythons() {
     let value = json!([true, null, 1.5, "it's", {"k": "v"}]);
     assert_eq!(text_form(&value), r#"[True, None, 1.5, "it's", {'k': 'v'}]"#);
+    for (number, text) in [
+        (json!(7), "7"),
+        (json!(1.0), "1.0"),
+        (json!(-0.0001), "-0.0001"),
+        (json!(1e-5), "1e-05"),
+        (json!(1.25e-120), "1.25e-120"),
+        (json!(1e15), "1000000000000000.0"),
+        (json!(1e16), "1e+16"),
+    ] {
+        assert_eq!(text_form(&number), text);
+    }
 }
 
 #[test]

@@ -277,7 +277,8 @@ mod tests {
             "io.ferryman.flow-run-id": "00000000-0000-0000-0000-000000000000",
             "io.ferryman.work-pool": "pool",
             "io.ferryman.worker": "w",
-            "io.prefect.flow-run-name": "cobalt cuscus"
+            "io.prefect.flow-run-name": "cobalt cuscus",
+            "io.prefect.version": "3.7.2"
           }
         }
         "#);

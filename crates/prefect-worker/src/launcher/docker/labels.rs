@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::ContainerInspectResponse;
 
+use prefect_client::PREFECT_VERSION;
 use serde_json::json;
 
 use super::super::{Attempt, Job};
 use super::config::DockerConfig;
 
+/// The version of Prefect that the worker is as good as; no job configuration changes it.
+const VERSION: &str = "io.prefect.version";
 /// The flow run a container belongs to.
 pub(super) const FLOW_RUN: &str = "io.ferryman.flow-run-id";
 /// The work pool it was launched for.
@@ -31,8 +34,11 @@ pub(super) const IMAGE_DIGEST: &str = "io.ferryman.image-digest";
 
 /// All labels of the container for `job`. Ours come last: no job configuration can forge them.
 pub(super) fn of(job: &Job, config: &DockerConfig) -> BTreeMap<String, String> {
+    let (namespaced, plain): (Vec<_>, Vec<_>) = job.labels.iter().partition(|(name, _)| name.contains('/'));
+    // Where both forms name one label, the one in Docker's own form was written last.
     let mut labels: BTreeMap<String, String> =
-        job.labels.iter().map(|(name, value)| (docker_form(name), value.clone())).collect();
+        namespaced.into_iter().chain(plain).map(|(name, value)| (docker_form(name), value.clone())).collect();
+    labels.insert(VERSION.to_owned(), PREFECT_VERSION.to_owned());
     let attempt = &job.attempt;
     labels.insert(FLOW_RUN.to_owned(), attempt.flow_run_id.to_string());
     labels.insert(WORK_POOL.to_owned(), attempt.work_pool.clone());
