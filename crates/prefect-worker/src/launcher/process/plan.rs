@@ -28,7 +28,8 @@ impl ProcessConfig {
         let mut fields = Fields::new(configuration.clone());
         // The worker obeys it; here it only has to have the right form.
         fields.flag("stream_output")?;
-        let working_dir = fields.text("working_dir")?.filter(|path| !path.is_empty()).map(PathBuf::from);
+        let working_dir =
+            fields.exact_text("working_dir")?.filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(Self { working_dir, ignored: fields.rest().map(str::to_owned).collect() })
     }
 }
