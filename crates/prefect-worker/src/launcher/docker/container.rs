@@ -27,8 +27,10 @@ pub(super) struct Plan {
     /// When its image is pulled.
     pub(super) pull_policy: PullPolicy,
     pub(super) body: ContainerCreateBody,
-    /// Networks to connect before the start, beside the one in the body, and the container's settings there.
-    pub(super) further_networks: Vec<(String, Option<EndpointSettings>)>,
+    /// Networks to connect before the start, beside the one in the body.
+    pub(super) further_networks: Vec<String>,
+    /// The container's settings in those of them that have some.
+    pub(super) further_endpoints: BTreeMap<String, EndpointSettings>,
     /// Files to put into it before the start.
     pub(super) secrets: Delivery,
 }
@@ -109,12 +111,8 @@ pub(super) fn plan(job: &Job, config: &DockerConfig, host_gateway: bool) -> Resu
         platform: options.platform.or_else(|| config.options.platform.clone()).unwrap_or_default(),
         pull_policy: config.pull_policy,
         body,
-        further_networks: config
-            .networks
-            .iter()
-            .skip(1)
-            .map(|network| (network.clone(), endpoints.remove(network)))
-            .collect(),
+        further_networks: config.networks.iter().skip(1).cloned().collect(),
+        further_endpoints: endpoints,
         secrets,
     })
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, NetworkConnectRequest};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
     StartContainerOptions, StopContainerOptions,
@@ -168,18 +168,14 @@ impl DockerLauncher {
 
     /// What a container gets between its creation and its start.
     async fn furnish(&self, id: &str, plan: &Plan) -> Result<(), LaunchError> {
-        self.connect_networks(id, &plan.further_networks).await?;
+        self.connect_networks(id, plan).await?;
         plan.secrets.deliver(&self.engine, id).await
     }
 
-    async fn connect_networks(
-        &self,
-        id: &str,
-        networks: &[(String, Option<EndpointSettings>)],
-    ) -> Result<(), LaunchError> {
-        for (network, settings) in networks {
-            let request =
-                NetworkConnectRequest { container: id.to_owned(), endpoint_config: settings.clone() };
+    async fn connect_networks(&self, id: &str, plan: &Plan) -> Result<(), LaunchError> {
+        for network in &plan.further_networks {
+            let settings = plan.further_endpoints.get(network).cloned();
+            let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: settings };
             let connected = self.docker().connect_network(network, request).await;
             connected.map_err(|error| self.engine.error("connect the container to its networks", error))?;
         }
