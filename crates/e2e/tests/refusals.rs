@@ -9,7 +9,7 @@ use e2e::programs::Programs;
 use e2e::runs;
 use prefect_api::work_pool::NewWorkPool;
 use testkit::prefect::{Options, PrefectServer};
-use testkit::process::{Command, Output};
+use testkit::process::{Command, Output, Signal};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -35,7 +35,6 @@ async fn an_api_that_is_not_there_is_named() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}/api");
     let words = [url.as_str(), "hint"];
-    refused(start("p").env("PREFECT_API_URL", &url), 69, &words).await;
     let variables = tempfile::NamedTempFile::new().unwrap();
     let config = program("prefect-config").arg("-v").arg(variables.path()).env("PREFECT_API_URL", &url);
     refused(config, 69, &words).await;
@@ -44,6 +43,22 @@ async fn an_api_that_is_not_there_is_named() {
     refused(flow.env("PREFECT_API_URL", &url), 69, &words).await;
     let run = program("archiver-flows").args(["flow-run", "execute", "00000000-0000-0000-0000-000000000000"]);
     refused(run.env("PREFECT_API_URL", &url), 69, &words).await;
+}
+
+/// A worker waits for a server that is away: machines that start together start in any order.
+#[tokio::test]
+async fn a_worker_waits_for_an_api_that_is_not_there() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}/api");
+    let files = tempfile::tempdir().unwrap();
+    let command = start("p").env("PREFECT_API_URL", &url).log_to(files.path().join("worker.log"));
+    let mut worker = command.spawn().unwrap();
+    worker.wait_for_log("the server is away, trying again", DEADLINE).await.unwrap();
+    assert!(worker.log().contains(&url), "{}", worker.log());
+    assert!(worker.is_running());
+    worker.signal(Signal::Terminate).unwrap();
+    let status = worker.wait(DEADLINE).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", worker.log());
 }
 
 #[tokio::test]
