@@ -1,10 +1,10 @@
 //! Runs under faults: worker, engine and server are killed at seeded moments while runs go through, and in the
 //! end every run must be in the state that tells what happened to it.
 //!
-//! - [`plan`] is what is to happen, all of it from one seed; [`parts`] are what is killed.
-//! - [`progress`] tells how far the runs have come: moments are relative to it, not to a clock.
-//! - [`drive`] creates the runs, cancels some, strikes, and waits until nothing moves any more.
-//! - [`verdict`] judges each run by what its program witnessed; [`report`] is what came of it.
+//! - `plan` is what is to happen, all of it from one seed; `parts` are what is killed.
+//! - `progress` tells how far the runs have come: moments are relative to it, not to a clock.
+//! - `drive` creates the runs, cancels some, strikes, and waits until nothing moves any more.
+//! - `verdict` judges each run by what its program witnessed; `report` is what came of it.
 
 mod drive;
 mod parts;
