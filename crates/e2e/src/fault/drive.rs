@@ -158,6 +158,7 @@ impl Drive<'_> {
     ) -> Result<FlowRunId> {
         let mut variables = planned.behaviour.job_variables(&self.parts.api_url, Some(&self.shared));
         variables.insert("auto_remove".to_owned(), Value::Bool(planned.auto_remove));
+        variables.insert("report_exit_state".to_owned(), Value::Bool(planned.exit_counts));
         let deployment = if planned.limited { deployments.limited } else { deployments.free };
         let run = NewDeploymentRun {
             // The answer may be lost: the second try must give the same run.

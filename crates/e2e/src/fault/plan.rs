@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use prefect_api::state::StateType;
 use serde::Serialize;
 
 use crate::dice::Dice;
@@ -27,7 +28,19 @@ pub(super) struct PlannedRun {
     pub(super) auto_remove: bool,
     /// Whether it belongs to the deployment with a concurrency limit.
     pub(super) limited: bool,
+    /// Whether its exit code 0 is to count as Completed.
+    pub(super) exit_counts: bool,
     pub(super) cancel: Option<Cancel>,
+}
+
+impl PlannedRun {
+    /// The state that it ends in when nobody disturbs it.
+    pub(super) fn natural_end(&self) -> StateType {
+        match &self.behaviour {
+            Behaviour { end: End::Exit, code: 0, .. } if self.exit_counts => StateType::Completed,
+            behaviour => behaviour.natural_end(),
+        }
+    }
 }
 
 /// When a run is cancelled.
@@ -127,8 +140,8 @@ fn run(dice: &mut Dice) -> PlannedRun {
         40..52 => (true, End::Exit, 3),
         52..62 => (true, End::Exit, 0),
         62..74 => (false, End::Exit, 3),
-        74..82 => (false, End::Exit, 0),
-        82..92 => (dice.chance(50), End::Memory, 137),
+        74..84 => (false, End::Exit, 0),
+        84..92 => (dice.chance(50), End::Memory, 137),
         _ => (dice.chance(50), End::Abort, 139),
     };
     let millis = match dice.within(0..10) {
@@ -142,7 +155,8 @@ fn run(dice: &mut Dice) -> PlannedRun {
         let moment = Duration::from_millis(dice.within(0..3_000));
         if dice.chance(50) { Cancel::Created(moment) } else { Cancel::Started(moment) }
     });
-    PlannedRun { behaviour, auto_remove: dice.chance(50), limited: dice.chance(25), cancel }
+    let exit_counts = !reports && end == End::Exit && dice.chance(60);
+    PlannedRun { behaviour, auto_remove: dice.chance(50), limited: dice.chance(25), exit_counts, cancel }
 }
 
 /// The strikes lie in the first nine tenths of the runs, so that what they leave is met by further runs.

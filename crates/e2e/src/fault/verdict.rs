@@ -53,10 +53,10 @@ impl Evidence<'_> {
         if let Some(reported) = self.witness.reported() {
             allowed.push(reported);
         } else if self.witness.ended() {
-            allowed.push(self.planned.behaviour.natural_end());
+            allowed.push(self.planned.natural_end());
         } else if self.killed_with_engine() {
             // Its last report may have been taken while nobody was left to witness that.
-            allowed.extend([StateType::Crashed, self.planned.behaviour.natural_end()]);
+            allowed.extend([StateType::Crashed, self.planned.natural_end()]);
         }
         if self.cancelled {
             allowed.push(StateType::Cancelled);
@@ -87,7 +87,7 @@ mod tests {
 
     fn planned(end: End) -> PlannedRun {
         let behaviour = Behaviour { reports: true, listens: false, deaf: false, millis: 0, end, code: 3 };
-        PlannedRun { behaviour, auto_remove: true, limited: false, cancel: None }
+        PlannedRun { behaviour, auto_remove: true, limited: false, exit_counts: false, cancel: None }
     }
 
     fn struck(live_restore: bool) -> Struck {
@@ -118,6 +118,13 @@ mod tests {
         let exited = Witness::of(["10 start", "30 end 3"]);
         assert_eq!(faults(&planned(End::Exit), StateType::Crashed, &exited, &[]), []);
         assert_eq!(faults(&planned(End::Exit), StateType::Completed, &exited, &[]), [Fault::Wrong]);
+        let mut counting = planned(End::Exit);
+        counting.exit_counts = true;
+        assert_eq!(faults(&counting, StateType::Crashed, &exited, &[]), []);
+        counting.behaviour.code = 0;
+        let quiet = Witness::of(["10 start", "30 end 0"]);
+        assert_eq!(faults(&counting, StateType::Completed, &quiet, &[]), []);
+        assert_eq!(faults(&counting, StateType::Crashed, &quiet, &[]), [Fault::Wrong]);
     }
 
     #[test]
