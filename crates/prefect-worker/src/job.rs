@@ -167,6 +167,7 @@ fn assemble(sources: &Sources<'_>, configuration: Value, secret_env: Vec<String>
         }
     }
     let attempt = Attempt {
+        work_pool_id: Some(sources.pool.id),
         proposals: sources.proposals.clone(),
         run_count: sources.run.run_count,
         secret_env,

@@ -5,6 +5,8 @@
 //! - A run that was claimed here and has no infrastructure goes back to the queue; one that should be running
 //!   and has none has crashed.
 //!
+//! A pool is known by its id, not by its name: workers of several servers may share an engine.
+//!
 //! What a worker that is alive has in its hands is left to it. A worker of the same name is this one in a
 //! former life. Another is alive while the server hears its heartbeats. Should two ever watch the same
 //! infrastructure, then they report the same end twice, and the server takes it once.
@@ -106,7 +108,10 @@ impl Reconciler {
 
     /// One look; tells whether something was left for a later one.
     async fn look(&mut self, whole: bool) -> Result<bool, Error> {
-        let found = self.shared.launcher.list(&self.pool).await?;
+        let mut found = self.shared.launcher.list(&self.pool).await?;
+        // Another server may have a pool of this name, and its workers share our engine.
+        let ours = self.shared.pool.borrow().record.id;
+        found.retain(|found| found.attempt.work_pool_id == Some(ours));
         let there: HashSet<&str> = found.iter().map(|found| found.infrastructure.id.as_str()).collect();
         self.settled.retain(|id| there.contains(id.as_str()));
         let unwatched = |found: &&Found| {

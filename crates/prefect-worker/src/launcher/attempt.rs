@@ -1,7 +1,7 @@
 //! What a worker must remember of a run that it launches. It is stored with the infrastructure, so that the
 //! next worker knows it too, and is no secret.
 
-use prefect_api::id::FlowRunId;
+use prefect_api::id::{FlowRunId, WorkPoolId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -17,6 +17,10 @@ pub struct Attempt {
     pub flow_run_id: FlowRunId,
     /// Name of the work pool it comes from.
     pub work_pool: String,
+    /// Id of that pool: servers that share an engine may have pools of one name. Nobody takes over what does
+    /// not bear it.
+    #[serde(default)]
+    pub work_pool_id: Option<WorkPoolId>,
     /// Name of the worker that launches it.
     pub worker: String,
     /// Transition ids of the states that the worker proposed: by these it knows its own claim again.
@@ -36,6 +40,7 @@ impl Attempt {
         Self {
             flow_run_id,
             work_pool: work_pool.into(),
+            work_pool_id: None,
             worker: worker.into(),
             proposals: Vec::new(),
             run_count: 0,

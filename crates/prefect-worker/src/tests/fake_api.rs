@@ -17,7 +17,8 @@ use uuid::Uuid;
 use super::{DEADLINE, Journal};
 
 /// Every record but runs and states has this id.
-const ID: Uuid = Uuid::nil();
+/// The id of whatever needs no id of its own: the pool's, too.
+pub(super) const ID: Uuid = Uuid::nil();
 
 type Reply = (StatusCode, Json<Value>);
 type Shared = State<Arc<Server>>;

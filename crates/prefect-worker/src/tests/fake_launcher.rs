@@ -59,7 +59,13 @@ impl FakeLauncher {
 
     /// A former worker, of this name, has left something for a run that it claimed with `claim`.
     pub(super) fn leave(&self, run: Uuid, worker: &str, phase: Phase, claim: Uuid) {
+        self.leave_in(super::fake_api::ID, run, worker, phase, claim);
+    }
+
+    /// The same of a pool with this id.
+    pub(super) fn leave_in(&self, pool: Uuid, run: Uuid, worker: &str, phase: Phase, claim: Uuid) {
         let mut attempt = Attempt::new(run.into(), "pool", worker);
+        attempt.work_pool_id = Some(pool.into());
         attempt.proposals = vec![claim];
         let infrastructure = Infrastructure::new("left", "left", "fake:left");
         self.behaviour.lock().unwrap().left = vec![Found { infrastructure, attempt, phase }];

@@ -27,6 +27,20 @@ async fn running_infrastructure_is_adopted_and_its_end_reported() {
     worker.stop().await;
 }
 
+/// Two servers with pools of one name, on one engine: the run is not on this worker's server.
+#[tokio::test]
+async fn what_belongs_to_another_server_is_left_alone() {
+    for phase in [Phase::Created, Phase::Ended] {
+        let bench = Bench::new().await;
+        bench.launcher.leave_in(Uuid::from_u128(7), Uuid::from_u128(8), "w", phase, claim_of("w"));
+        let worker = bench.run(bench.options()).await;
+        bench.api.polls(1).await;
+        worker.stop().await;
+        let journal = bench.journal.all();
+        assert!(!bench.journal.has("discard") && !bench.journal.has("tidy"), "{journal:#?}");
+    }
+}
+
 #[tokio::test]
 async fn an_end_that_nobody_saw_is_reported() {
     let bench = Bench::new().await;
