@@ -173,6 +173,8 @@ pub enum Refusal {
     PortTaken,
     /// Another container has the name.
     NameTaken,
+    /// A restart of the engine came between: the container cannot be started any more, another one can.
+    StartInterrupted,
 }
 
 impl Refusal {
@@ -185,6 +187,7 @@ impl Refusal {
             Self::DiskFull => "DiskFull",
             Self::PortTaken => "PortTaken",
             Self::NameTaken => "NameTaken",
+            Self::StartInterrupted => "StartInterrupted",
         }
     }
 
@@ -206,6 +209,9 @@ impl Refusal {
             }
             Self::PortTaken => "the port is taken on this machine (publish another one)",
             Self::NameTaken => "another container has this name (choose another with the job variable name)",
+            Self::StartInterrupted => {
+                "the engine was restarted while it started the container (run it again)"
+            }
         }
     }
 }
@@ -282,6 +288,11 @@ impl LaunchError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether the infrastructure is spoiled, and made anew it may start.
+    pub const fn is_spoiled(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal::StartInterrupted, .. })
     }
 
     /// The word that stands before the text in a run's crash message.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{DEADLINE, Journal};
 use crate::launcher::{
     Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, Phase,
-    docker,
+    Refusal, docker,
 };
 
 #[derive(Debug)]
@@ -27,11 +27,21 @@ pub(super) struct FakeLauncher {
 #[derive(Debug, Default)]
 struct Behaviour {
     hang_in_prepare: bool,
-    refuse_to_start: bool,
+    start: Start,
     /// The next creation finds no engine.
     engine_away: bool,
     /// What a former worker has left.
     left: Vec<Found>,
+}
+
+/// What becomes of a start.
+#[derive(Debug, Default)]
+enum Start {
+    #[default]
+    Works,
+    Refused,
+    /// The engine has spoiled the container; another one starts.
+    Spoiled,
 }
 
 impl FakeLauncher {
@@ -45,7 +55,11 @@ impl FakeLauncher {
     }
 
     pub(super) fn refuse_to_start(&self) {
-        self.behaviour.lock().unwrap().refuse_to_start = true;
+        self.behaviour.lock().unwrap().start = Start::Refused;
+    }
+
+    pub(super) fn spoil_once(&self) {
+        self.behaviour.lock().unwrap().start = Start::Spoiled;
     }
 
     pub(super) fn miss_the_engine_once(&self) {
@@ -116,8 +130,15 @@ impl Launcher for FakeLauncher {
     }
 
     async fn start(&self, _: &Infrastructure) -> Result<(), LaunchError> {
-        if self.behaviour.lock().unwrap().refuse_to_start {
-            return Err(LaunchError::Engine { action: "start", message: "no".to_owned() });
+        let mut behaviour = self.behaviour.lock().unwrap();
+        match behaviour.start {
+            Start::Works => {}
+            Start::Refused => return Err(LaunchError::Engine { action: "start", message: "no".to_owned() }),
+            Start::Spoiled => {
+                behaviour.start = Start::Works;
+                let (refusal, message) = (Refusal::StartInterrupted, "task c: already exists".to_owned());
+                return Err(LaunchError::Refused { action: "start", refusal, message });
+            }
         }
         self.journal.write("start");
         self.starts.send_modify(|starts| *starts += 1);

@@ -206,6 +206,21 @@ async fn an_outage_of_the_engine_only_delays_a_launch() {
 }
 
 #[tokio::test]
+async fn infrastructure_that_the_engine_has_spoiled_is_made_anew() {
+    let bench = Bench::new().await;
+    bench.launcher.spoil_once();
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("start").await;
+    worker.stop().await;
+    let journal = bench.journal.all();
+    let steps =
+        journal.iter().map(String::as_str).filter(|step| ["create", "discard", "start"].contains(step));
+    assert_eq!(steps.collect::<Vec<_>>(), ["create", "discard", "create", "start"], "{journal:#?}");
+    assert!(!bench.journal.has("CRASHED"), "{journal:#?}");
+}
+
+#[tokio::test]
 async fn a_run_that_ended_meanwhile_is_not_handed_back() {
     let bench = Bench::new().await;
     bench.launcher.hang_in_prepare();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prefect_api::deployment::Deployment;
 use prefect_api::flow_run::FlowRunUpdate;
-use prefect_api::id::LeaseId;
+use prefect_api::id::{EventId, LeaseId};
 use prefect_api::state::{Answer, NewState, State, StateType};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -26,6 +26,9 @@ use crate::status::RunPhase;
 
 /// Outages of server and engine that are shorter only delay a launch.
 const PATIENCE: Duration = Duration::from_mins(30);
+
+/// How often infrastructure that an engine has spoiled is made anew.
+const MOST_SPOILED: u32 = 3;
 
 /// For so long after a claim nobody takes it for that of a dead worker.
 const FRESH: Duration = Duration::from_secs(15);
@@ -50,13 +53,13 @@ enum Unlaunched {
     Taken(StateType),
     /// Its deployment does not exist any more.
     Orphan(String),
-    /// It cannot be: what went wrong, and the text.
-    Broken { kind: &'static str, text: String },
+    /// It cannot be: what went wrong, the text, and whether infrastructure made anew may do.
+    Broken { kind: &'static str, text: String, is_spoiled: bool },
 }
 
 impl From<LaunchError> for Unlaunched {
     fn from(error: LaunchError) -> Self {
-        Self::Broken { kind: error.kind(), text: chain(&error) }
+        Self::Broken { kind: error.kind(), text: chain(&error), is_spoiled: error.is_spoiled() }
     }
 }
 
@@ -68,7 +71,7 @@ impl From<JobError> for Unlaunched {
                 "InvalidJobConfiguration"
             }
         };
-        Self::Broken { kind, text: chain(&error) }
+        Self::Broken { kind, text: chain(&error), is_spoiled: false }
     }
 }
 
@@ -142,7 +145,7 @@ impl Unit {
                 log.info(&not_pending(self.run.id, kind));
                 Err(EndCause::Taken)
             }
-            Err(Unlaunched::Broken { kind, text }) => {
+            Err(Unlaunched::Broken { kind, text, .. }) => {
                 log.error(&format!(
                     "Failed to submit flow run '{}' to infrastructure: failed to {text}",
                     self.run.name
@@ -196,12 +199,7 @@ impl Unit {
             self.check_claim(proposals).await?;
         }
         self.entry.set_phase(RunPhase::Starting);
-        let infrastructure = self.create(&job, &subject).await?;
-        self.entry.set_infrastructure(&infrastructure.name);
-        let created = shared.events.container(&subject, &infrastructure, "created", None).await;
-        if let Err(reason) = self.start(&infrastructure, log).await {
-            return Err(self.discard(&infrastructure, reason, log).await);
-        }
+        let (infrastructure, created) = self.bring_up(&job, &subject, log).await?;
         shared.metrics.started(&pool.record.name, claimed.elapsed());
         let running = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
         Ok(Launched {
@@ -214,6 +212,33 @@ impl Unit {
         })
     }
 
+    /// Makes the infrastructure and starts it; gives the event of its creation, too. Infrastructure that a
+    /// restart of the engine has spoiled in between is made anew.
+    async fn bring_up(
+        &self,
+        job: &Job,
+        subject: &Subject,
+        log: &RunLog,
+    ) -> Result<(Infrastructure, EventId), Unlaunched> {
+        let mut left = MOST_SPOILED;
+        loop {
+            let infrastructure = self.create(job, subject).await?;
+            self.entry.set_infrastructure(&infrastructure.name);
+            let created = self.shared.events.container(subject, &infrastructure, "created", None).await;
+            let Err(reason) = self.start(&infrastructure, log).await else {
+                return Ok((infrastructure, created));
+            };
+            let reason = self.discard(&infrastructure, reason, log).await;
+            if left == 0 || !matches!(reason, Unlaunched::Broken { is_spoiled: true, .. }) {
+                return Err(reason);
+            }
+            left -= 1;
+            tracing::warn!(flow_run.id = %self.run.id, infra.id = infrastructure.id, "spoiled by a restart of the engine, making it anew");
+            // Should it have started all the same, then the run is not ours to start any more.
+            self.check_claim(&job.attempt.proposals).await?;
+        }
+    }
+
     /// Much may have happened to the run during a long preparation, also that a worker of the same name, which
     /// took us for its former life, gave it back.
     async fn check_claim(&self, proposals: &[Uuid]) -> Result<(), Unlaunched> {
@@ -221,6 +246,7 @@ impl Unit {
             return Err(Unlaunched::Broken {
                 kind: "FlowRunNotFound",
                 text: "find the run: it was deleted".to_owned(),
+                is_spoiled: false,
             });
         };
         match run.state_type {

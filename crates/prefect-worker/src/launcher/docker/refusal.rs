@@ -22,6 +22,10 @@ pub(super) fn of(message: &str) -> Option<Refusal> {
         Refusal::PortTaken
     } else if text.contains("container name") && text.contains("already in use") {
         Refusal::NameTaken
+    } else if (text.contains("task ") && text.contains(": already exists"))
+        || any(&["container with given id already exists", "container with id exists"])
+    {
+        Refusal::StartInterrupted
     } else {
         return None;
     })
@@ -63,6 +67,9 @@ mod tests {
                 "Conflict. The container name \"/x\" is already in use by container \"y\"".to_owned(),
                 Refusal::NameTaken,
             ),
+            ("task eea51ae7: already exists".to_owned(), Refusal::StartInterrupted),
+            ("failed to create task for container: task eea5: already exists: unknown".to_owned(), Refusal::StartInterrupted),
+            ("OCI runtime create failed: container with id exists: eea5: unknown".to_owned(), Refusal::StartInterrupted),
         ] {
             assert_eq!(of(&message), Some(refusal), "{message}");
         }
