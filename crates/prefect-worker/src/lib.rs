@@ -26,6 +26,7 @@ mod pool;
 mod reconcile;
 mod redact;
 mod run_log;
+mod runs;
 mod shutdown;
 mod slug;
 pub mod status;

@@ -11,7 +11,7 @@
 //! former life. Another is alive while the server hears its heartbeats. Should two ever watch the same
 //! infrastructure, then they report the same end twice, and the server takes it once.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::claim::{self, Fingerprint};
 use crate::error::{Error, chain};
 use crate::launcher::{Found, Phase};
+use crate::runs::{self, PAGE};
 use crate::shutdown::Shutdown;
 use crate::status::RunPhase;
 use crate::unit::{Shared, Unit};
@@ -42,8 +43,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What somebody did to a run less than this ago he may still be about: a worker of the same name may not have
 /// ended yet.
 const YOUNG: SignedDuration = SignedDuration::from_secs(30);
-/// Runs that are asked for in one request.
-const PAGE: usize = 200;
 
 /// Infrastructure to take over, and its run.
 #[derive(Debug)]
@@ -128,7 +127,8 @@ impl Reconciler {
         // Of several attempts the one that runs is the present one.
         left.sort_by_key(|found| found.phase != Phase::Running);
 
-        let runs = self.runs_of(&left).await?;
+        let ids = left.iter().map(|found| found.attempt.flow_run_id).collect();
+        let runs = runs::read(&self.shared.client, ids).await?;
         let now = Timestamp::now();
         let mut later = false;
         for found in left {
@@ -180,19 +180,6 @@ impl Reconciler {
                 return Ok(runs);
             }
         }
-    }
-
-    /// The runs of infrastructure, by id.
-    async fn runs_of(&self, left: &[Found]) -> Result<HashMap<FlowRunId, FlowRun>, Error> {
-        let ids: BTreeSet<FlowRunId> = left.iter().map(|found| found.attempt.flow_run_id).collect();
-        let ids: Vec<FlowRunId> = ids.into_iter().collect();
-        let mut runs = HashMap::new();
-        for page in ids.chunks(PAGE) {
-            let filter = json!({"flow_runs": {"id": {"any_": page}}, "limit": PAGE});
-            let page = self.shared.client.filter_flow_runs(&filter).await?;
-            runs.extend(page.into_iter().map(|run| (run.id, run)));
-        }
-        Ok(runs)
     }
 
     /// Who of the others is alive. Asked only if there is anything of others at all.

@@ -4,9 +4,11 @@
 mod drain;
 mod healthcheck;
 mod logging;
+mod reap;
 mod signals;
 mod start;
 mod status;
+mod text;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -45,6 +47,8 @@ enum Command {
     Drain(drain::Arguments),
     /// Tell whether the workers here are well.
     Healthcheck(healthcheck::Arguments),
+    /// Remove what ended runs have left on the container engine.
+    Reap(reap::Arguments),
 }
 
 /// Runs the command line and gives the exit code: 0 ok, 1 failure, 2 usage, 64 configuration, 69 unavailable.
@@ -87,6 +91,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Status(arguments) => status::run(arguments).await?,
         Command::Drain(arguments) => drain::run(arguments).await?,
         Command::Healthcheck(arguments) => return healthcheck::run(arguments).await,
+        Command::Reap(arguments) => return reap::run(arguments, cli.profile.as_deref()).await,
     }
     Ok(ExitCode::SUCCESS)
 }

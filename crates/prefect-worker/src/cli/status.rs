@@ -1,11 +1,10 @@
 //! `prefect-worker status`.
 
-use std::fmt::Write as _;
-
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::print;
+use super::text::{age, line};
 use crate::control;
 use crate::error::Error;
 use crate::status::{PoolStatus, Status};
@@ -34,13 +33,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Error> {
     }
     print(&text);
     Ok(())
-}
-
-/// Writing to a string cannot fail.
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    if text.write_fmt(arguments).is_ok() {
-        text.push('\n');
-    }
 }
 
 fn describe(status: &Status, text: &mut String) {
@@ -91,19 +83,11 @@ fn describe_pool(pool: &PoolStatus, now: Timestamp, text: &mut String) {
     }
 }
 
-fn age(now: Timestamp, since: Timestamp) -> String {
-    let seconds = now.duration_since(since).max(SignedDuration::ZERO).as_secs();
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds} s"),
-        (0, _) => format!("{minutes} min"),
-        _ => format!("{hours} h {minutes} min"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use jiff::SignedDuration;
 
     use super::*;
     use crate::status::{RunPhase, State, StatusBoard};

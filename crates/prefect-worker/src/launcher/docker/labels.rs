@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::ContainerInspectResponse;
 
+use prefect_api::id::{FlowRunId, WorkPoolId};
 use prefect_client::PREFECT_VERSION;
 use serde_json::json;
 
@@ -62,6 +63,35 @@ pub(super) fn attempt(labels: &HashMap<String, String>) -> Option<Attempt> {
     (labels.get(FLOW_RUN)? == &attempt.flow_run_id.to_string()).then_some(attempt)
 }
 
+/// What a container of ours is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is an attempt at this flow run, which came from the work pool with this id.
+    Run { id: FlowRunId, pool: Option<WorkPoolId> },
+    /// It was made beside one that had ended.
+    Companion,
+}
+
+/// What a container is for, and the name of the work pool that it was made for; `None` for containers that are not ours.
+/// `inherited` are the labels of its image: a container's labels go into images that are made of it, and on to
+/// whatever is made of these.
+pub(super) fn purpose(
+    labels: &HashMap<String, String>,
+    inherited: &HashMap<String, String>,
+) -> Option<(Purpose, String)> {
+    let own = |label| labels.get(label).filter(|value| inherited.get(label) != Some(value));
+    let purpose = match (own(ATTEMPT), own(COMPANION_OF)) {
+        (Some(_), _) => {
+            let Attempt { flow_run_id: id, work_pool_id: pool, .. } = attempt(labels)?;
+            Purpose::Run { id, pool }
+        }
+        (None, Some(_)) => Purpose::Companion,
+        (None, None) => return None,
+    };
+    labels.get(WORKER)?;
+    Some((purpose, labels.get(WORK_POOL)?.clone()))
+}
+
 /// Makes the labels of a container those of its companion: the same but for what would let it be taken for
 /// the run's own.
 pub(super) fn make_companion(labels: &mut HashMap<String, String>, of: &str) {
@@ -69,6 +99,11 @@ pub(super) fn make_companion(labels: &mut HashMap<String, String>, of: &str) {
         labels.remove(label);
     }
     labels.insert(COMPANION_OF.to_owned(), of.to_owned());
+}
+
+/// The filter of what bears labels of containers of ours.
+pub(super) fn of_any_pool() -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![WORK_POOL.to_owned()])])
 }
 
 /// The filter of containers that were made for a work pool.
@@ -100,12 +135,45 @@ fn docker_form(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::docker_form;
+    use super::super::super::Attempt;
+    use super::*;
 
     #[test]
     fn namespaces_are_reversed() {
         assert_eq!(docker_form("prefect.io/flow-run-id"), "io.prefect.flow-run-id");
         assert_eq!(docker_form("a.b.c/d/e"), "c.b.a.d/e");
         assert_eq!(docker_form("plain"), "plain");
+    }
+
+    #[test]
+    fn containers_are_ours_by_labels_of_their_own() {
+        let mut attempt = Attempt::new(FlowRunId::generate(), "pool", "worker");
+        attempt.work_pool_id = Some(WorkPoolId::generate());
+        let job = Job::new(attempt, "name", "command");
+        let config = DockerConfig::parse(&serde_json::Map::new()).unwrap();
+        let run: HashMap<String, String> = of(&job, &config).into_iter().collect();
+        let none = HashMap::new();
+        let pool = "pool".to_owned();
+        let Attempt { flow_run_id, work_pool_id, .. } = job.attempt;
+        let attempt = Purpose::Run { id: flow_run_id, pool: work_pool_id };
+        assert_eq!(purpose(&run, &none), Some((attempt, pool.clone())));
+        assert_eq!(purpose(&run, &run), None, "it is of an image that was made of a container of ours");
+        assert_eq!(purpose(&none, &none), None);
+
+        let mut companion = run.clone();
+        make_companion(&mut companion, "0123");
+        assert_eq!(purpose(&companion, &none), Some((Purpose::Companion, pool)));
+        assert_eq!(purpose(&companion, &companion), None);
+
+        for label in [FLOW_RUN, WORK_POOL, WORKER, ATTEMPT] {
+            let mut damaged = run.clone();
+            damaged.remove(label);
+            assert_eq!(purpose(&damaged, &none), None, "without {label}");
+            damaged.insert(label.to_owned(), "another".to_owned());
+            assert!(
+                [WORK_POOL, WORKER].contains(&label) || purpose(&damaged, &none).is_none(),
+                "with another {label}"
+            );
+        }
     }
 }

@@ -10,6 +10,7 @@ mod helper;
 mod image;
 mod kwargs;
 mod labels;
+mod leftovers;
 mod options;
 mod progress;
 mod pull;
@@ -44,6 +45,8 @@ use container::Plan;
 use credentials::Keyring;
 use engine::Engine;
 pub(crate) use image::PullPolicy;
+pub(crate) use labels::Purpose;
+pub(crate) use leftovers::{Leftover, Leftovers, Removal};
 use pull::Pulls;
 
 /// How long the last output may take to come.
@@ -185,11 +188,7 @@ impl DockerLauncher {
     /// What a container in a listing is to us; `None` for those that are not ours.
     fn found(&self, container: ContainerSummary) -> Option<Found> {
         let attempt = labels::attempt(&container.labels?)?;
-        let phase = match container.state? {
-            ContainerSummaryStateEnum::CREATED => Phase::Created,
-            ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD => Phase::Ended,
-            _ => Phase::Running,
-        };
+        let phase = phase(container.state?);
         let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
         let name = name.trim_start_matches('/').to_owned();
         Some(Found { infrastructure: self.engine.infrastructure(container.id?, name), attempt, phase })
@@ -324,6 +323,15 @@ impl Launcher for DockerLauncher {
 
     async fn discard(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
         self.remove(&infrastructure.id).await
+    }
+}
+
+/// What the engine's word for the state of a container means.
+fn phase(state: ContainerSummaryStateEnum) -> Phase {
+    match state {
+        ContainerSummaryStateEnum::CREATED => Phase::Created,
+        ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD => Phase::Ended,
+        _ => Phase::Running,
     }
 }
 
