@@ -68,7 +68,7 @@ async fn a_missing_image_and_a_killed_container_crash_their_runs() {
     let pid = "20.500.12345/killed";
     ingest(&stack, pid).await;
     stack.s3.faults().add(Fault::on("GetObject").times(u32::MAX).delay(Duration::from_mins(10)));
-    let (_, run) = trigger_archival(&stack, pid).await;
+    let (job, run) = trigger_archival(&stack, pid).await;
     let kill = async {
         loop {
             if stack.s3.faults().struck() > 0 {
@@ -84,6 +84,14 @@ async fn a_missing_image_and_a_killed_container_crash_their_runs() {
     assert_eq!(ended.state_type, Some(StateType::Crashed));
     let message = ended.state.unwrap().message.unwrap();
     assert!(message.contains("137"), "{message}");
+    // The flow could tell nobody: its hook does, in a container of its own.
+    let told = async {
+        while stack.scicat.catalogue().job(&job).unwrap()["statusMessage"] != "finishedUnsuccessful" {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let told = tokio::time::timeout(RUN, told).await;
+    assert!(told.is_ok(), "{:#}", stack.scicat.catalogue().job(&job).unwrap());
     assert_eq!(s3::list(&s3_client(&stack), LANDING_ZONE, &landing_prefix(pid)).await.unwrap().len(), 1);
     end(engine, stack, None).await;
 }
