@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use jiff::Timestamp;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -175,6 +175,15 @@ impl Client {
         })
     }
 
+    /// A client for those who want to know at once how a call goes: none is tried again.
+    pub fn without_retries(settings: &Settings) -> Result<Self, Error> {
+        let mut client = Self::new(settings)?;
+        if let Some(shared) = Arc::get_mut(&mut client.shared) {
+            shared.policy.max_retries = 0;
+        }
+        Ok(client)
+    }
+
     /// The API's root.
     pub fn api_url(&self) -> &Url {
         &self.shared.api_url
@@ -225,6 +234,13 @@ impl Client {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Calls and gives the moment at which the server, or a proxy before it, says that it answered.
+    pub(crate) async fn date(&self, call: Call<'_>) -> Result<Option<Timestamp>, Error> {
+        let reply = self.send(&call).await?;
+        let date = reply.headers.get(DATE).and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp()))
     }
 
     /// Calls and drops the answer's body.

@@ -7,14 +7,17 @@
 mod admin;
 mod claim;
 pub mod cli;
+mod compatibility;
 pub mod control;
 mod dispatcher;
+mod doctor;
 mod drift;
 mod error;
 mod events;
 mod exit;
 pub mod health;
 mod http;
+mod identity;
 mod job;
 pub mod launcher;
 pub mod metrics;

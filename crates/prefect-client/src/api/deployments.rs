@@ -4,6 +4,7 @@ use prefect_api::deployment::{Deployment, NewDeployment};
 use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
 use prefect_api::id::DeploymentId;
 use reqwest::Method;
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::http::{Call, Client};
@@ -17,6 +18,11 @@ impl Client {
     /// The deployment `flow/name`.
     pub async fn read_deployment_by_name(&self, flow: &str, name: &str) -> Result<Option<Deployment>, Error> {
         self.read_optional(Call::new(Method::GET, "deployments/name/{}/{}", &[flow, name])).await
+    }
+
+    /// Deployments that match a filter of the API.
+    pub async fn filter_deployments(&self, filter: &Value) -> Result<Vec<Deployment>, Error> {
+        self.read(Call::new(Method::POST, "deployments/filter", &[]).json(filter)).await
     }
 
     /// Makes a deployment.

@@ -1,5 +1,6 @@
 //! Flows, flow runs, task runs, logs, events.
 
+use jiff::Timestamp;
 use prefect_api::event::Event;
 use prefect_api::flow_run::{Flow, FlowRun, FlowRunUpdate, NewFlowRun, NewTaskRun, TaskRun};
 use prefect_api::id::{FlowId, FlowRunId};
@@ -27,6 +28,11 @@ impl Client {
     /// Whether the server is up; needs no credentials.
     pub async fn health(&self) -> Result<(), Error> {
         self.call(Call::new(Method::GET, "health", &[])).await
+    }
+
+    /// What the server's clock says, to the second; needs no credentials. `None` if the answer has no date.
+    pub async fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        self.date(Call::new(Method::GET, "health", &[])).await
     }
 
     /// Makes the flow of this name, or finds it.

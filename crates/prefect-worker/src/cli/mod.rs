@@ -1,6 +1,7 @@
 //! The command line: `prefect-worker start …`, and the same as `prefect worker start …` when the executable
 //! is called `prefect`. A module per command; each has a struct of arguments and a function that runs it.
 
+mod doctor;
 mod drain;
 mod healthcheck;
 mod logging;
@@ -49,6 +50,11 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// Remove what ended runs have left on the container engine.
     Reap(reap::Arguments),
+    /// Tell whether a worker would work here.
+    Doctor(doctor::Arguments),
+    /// What the container of a doctor runs.
+    #[command(hide = true)]
+    ProbeMounts(doctor::ProbeArguments),
 }
 
 /// Runs the command line and gives the exit code: 0 ok, 1 failure, 2 usage, 64 configuration, 69 unavailable.
@@ -92,6 +98,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Drain(arguments) => drain::run(arguments).await?,
         Command::Healthcheck(arguments) => return healthcheck::run(arguments).await,
         Command::Reap(arguments) => return reap::run(arguments, cli.profile.as_deref()).await,
+        Command::Doctor(arguments) => return doctor::run(arguments, cli.profile.as_deref()).await,
+        Command::ProbeMounts(arguments) => doctor::show_mounts(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,7 @@ use super::{logging, signals};
 use crate::admin::Admin;
 use crate::control::{ShutdownMode, ShutdownRequest};
 use crate::error::{Error, chain};
+use crate::identity;
 use crate::launcher::{DockerLauncher, Launcher, ProcessLauncher};
 use crate::options::Options;
 use crate::policy::Policy;
@@ -125,7 +126,7 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
     let served = CancellationToken::new();
     let (requests, mut servers) = admin.open(start.http(&settings)?, &served).await?;
     let obeying = tokio::spawn(obey(requests, shutdown.clone(), (on_shutdown, deadline), admin.clone()));
-    let policy = start.policy(&settings)?;
+    let policy = policy(start.policy.as_deref(), &settings)?;
     let mut launchers = BTreeMap::new();
     let mut workers = Vec::new();
     for options in options {
@@ -160,20 +161,6 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
 }
 
 impl Start {
-    /// The policy of the command line, else of the settings.
-    fn policy(&self, settings: &Settings) -> Result<Option<Policy>, Error> {
-        let path = match &self.policy {
-            Some(path) => path.clone(),
-            None => match settings.get("PREFECT_WORKER_POLICY_FILE") {
-                Some(path) => PathBuf::from(path),
-                None => return Ok(None),
-            },
-        };
-        let policy = Policy::load(&path)?;
-        tracing::info!(policy = %path.display(), "jobs may do what the policy allows");
-        Ok(Some(policy))
-    }
-
     /// Options for each of the pools.
     fn options(
         &self,
@@ -207,19 +194,19 @@ impl Start {
     }
 }
 
+/// The policy of the command line, else of the settings.
+pub(super) fn policy(given: Option<&Path>, settings: &Settings) -> Result<Option<Policy>, Error> {
+    let path = given.or_else(|| settings.get("PREFECT_WORKER_POLICY_FILE").map(Path::new));
+    let Some(path) = path else { return Ok(None) };
+    let policy = Policy::load(path)?;
+    tracing::info!(policy = %path.display(), "jobs may do what the policy allows");
+    Ok(Some(policy))
+}
+
 /// What a worker without a name is called after: its container, if it is in one, so that it knows itself
 /// again when it is restarted; else something unique.
 fn own_identity() -> String {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    container_id(&mounts).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
-}
-
-/// The short id of the container whose mounts these are: the engine mounts files of its own into each.
-fn container_id(mounts: &str) -> Option<&str> {
-    let (_, rest) = mounts.split_once("/containers/")?;
-    let id = rest.get(..12)?;
-    let whole = rest.get(..64)?;
-    whole.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(id)
+    identity::container_id().unwrap_or_else(|| Uuid::new_v4().to_string())
 }
 
 /// Does what is asked for through the control socket, and shows on the board when an end was asked for.
@@ -320,21 +307,4 @@ fn read_template(path: &Path) -> Result<BaseJobTemplate, Error> {
     JobTemplate::parse(&template)
         .map_err(|source| Error::Template { origin: format!("the file {}", path.display()), source })?;
     Ok(template)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::container_id;
-
-    #[test]
-    fn a_container_knows_its_id_by_its_mounts() {
-        let id = "0123456789ab".to_owned() + &"c".repeat(52);
-        let mounts = format!(
-            "731 720 254:0 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
-        );
-        assert_eq!(container_id(&mounts), Some("0123456789ab"));
-        for none in ["", "24 1 8:1 / / rw - ext4 /dev/sda1 rw", "1 1 8:1 /containers/short /x"] {
-            assert_eq!(container_id(none), None);
-        }
-    }
 }

@@ -72,6 +72,7 @@ impl FakeServer {
             .route("/api/work_pools/{pool}/queues/filter", post(async || Json(json!([]))))
             .route("/api/work_pools/{pool}/get_scheduled_flow_runs", post(poll))
             .route("/api/deployments/{id}", get(read_deployment))
+            .route("/api/deployments/filter", post(filter_deployments))
             .route("/api/flows/{id}", get(async || Json(json!({"id": ID, "name": "flow"}))))
             .route("/api/flow_runs/filter", post(filter_runs))
             .route("/api/flow_runs/{id}", get(read_run).patch(change_run))
@@ -166,8 +167,16 @@ async fn poll(State(fake): Shared) -> Json<Value> {
 }
 
 async fn read_deployment(State(fake): Shared) -> Json<Value> {
+    Json(deployment(&fake))
+}
+
+async fn filter_deployments(State(fake): Shared) -> Json<Value> {
+    Json(json!([deployment(&fake)]))
+}
+
+fn deployment(fake: &Fake) -> Value {
     let job_variables = fake.records().job_variables.clone();
-    Json(json!({"id": ID, "name": "deployment", "flow_id": ID, "job_variables": job_variables}))
+    json!({"id": ID, "name": "deployment", "flow_id": ID, "job_variables": job_variables})
 }
 
 async fn read_run(State(fake): Shared, Path(id): Path<Uuid>) -> Reply {

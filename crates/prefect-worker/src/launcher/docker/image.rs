@@ -3,7 +3,7 @@
 use super::super::LaunchError;
 
 /// When an image is pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PullPolicy {
     /// If the engine does not have it.
     IfNotPresent,

@@ -12,12 +12,14 @@ mod kwargs;
 mod labels;
 mod leftovers;
 mod options;
+pub(crate) mod probe;
 mod progress;
 mod pull;
 mod refusal;
 mod secret_files;
 pub(crate) mod size;
 mod supply;
+pub(crate) mod survey;
 mod tls;
 mod watch;
 
@@ -28,8 +30,8 @@ use bollard::Docker;
 use bollard::errors::Error::DockerResponseServerError as Refused;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, NetworkConnectRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
-    StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, StartContainerOptions,
+    StopContainerOptions,
 };
 use prefect_api::work_pool::BaseJobTemplate;
 use secrecy::SecretString;
@@ -157,13 +159,9 @@ impl DockerLauncher {
     /// The engine takes a container for networks that do not exist, and fails when it is to start.
     async fn check_networks(&self, networks: &[String]) -> Result<(), LaunchError> {
         for network in networks {
-            match self.docker().inspect_network(network, None::<InspectNetworkOptions>).await {
-                Ok(_) => {}
-                Err(Refused { status_code: 404, .. }) => {
-                    let message = format!("networks names {network:?}, which does not exist on this engine");
-                    return Err(LaunchError::Configuration { message });
-                }
-                Err(error) => return Err(self.engine.error("inspect the network", error)),
+            if !self.has_network(network).await? {
+                let message = format!("networks names {network:?}, which does not exist on this engine");
+                return Err(LaunchError::Configuration { message });
             }
         }
         Ok(())

@@ -81,7 +81,7 @@ impl DockerLauncher {
         Ok(())
     }
 
-    async fn find_image(&self, image: &str) -> Result<Option<ImageInspect>, LaunchError> {
+    pub(super) async fn find_image(&self, image: &str) -> Result<Option<ImageInspect>, LaunchError> {
         match self.engine.docker.inspect_image(image).await {
             Ok(found) => Ok(Some(found)),
             Err(Refused { status_code: 404, .. }) => Ok(None),
@@ -114,7 +114,7 @@ impl DockerLauncher {
 }
 
 /// Whether an image is for a platform such as `linux/arm64/v8`, `linux` or `arm64`, as far as either says.
-fn is_for(image: &ImageInspect, platform: &str) -> bool {
+pub(super) fn is_for(image: &ImageInspect, platform: &str) -> bool {
     let mut wanted = platform.split('/').filter(|part| !part.is_empty()).map(architecture);
     let own = [&image.os, &image.architecture, &image.variant];
     // A single word may be an architecture.
@@ -135,7 +135,7 @@ fn architecture(word: &str) -> &str {
 }
 
 /// What an image is beyond all names: its digest in the registry, else the engine's own id of it.
-fn identity(image: &ImageInspect, reference: &str) -> String {
+pub(super) fn identity(image: &ImageInspect, reference: &str) -> String {
     match repository_digest(image, reference) {
         Some(digest) => digest.to_owned(),
         None => format!("{} (not from a registry)", image.id.as_deref().unwrap_or("of an unknown id")),

@@ -152,8 +152,7 @@ impl Launcher for ProcessLauncher {
     }
 
     fn default_template(&self) -> BaseJobTemplate {
-        // The file is part of the program and read by a test: it cannot be malformed here.
-        serde_json::from_str(include_str!("../../../../../job-templates/process.json")).unwrap_or_default()
+        default_template()
     }
 
     fn place(&self) -> &str {
@@ -330,6 +329,12 @@ fn state_directory(environment: &dyn Fn(&str) -> Option<String>, host: &str) -> 
         action: "find a state directory for the worker",
         message: format!("there is no HOME; name a directory in {STATE_DIRECTORY}"),
     })
+}
+
+/// The base job template of `process` pools: the data of `job-templates/process.json`.
+pub(crate) fn default_template() -> BaseJobTemplate {
+    // The file is part of the program and read by a test: it cannot be malformed here.
+    serde_json::from_str(include_str!("../../../../../job-templates/process.json")).unwrap_or_default()
 }
 
 fn hostname() -> String {
