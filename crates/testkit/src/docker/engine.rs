@@ -29,6 +29,9 @@ use crate::process::usage_of;
 /// The label of everything that a run makes; its value is the run's own.
 const LABEL: &str = "ferryman.testkit.run";
 
+/// The label by which our worker's record of an image, a volume, names the image.
+const IMAGE_LABEL: &str = "io.ferryman.image-id";
+
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const BUILD_DEADLINE: Duration = Duration::from_mins(10);
@@ -410,6 +413,20 @@ async fn clean_up(docker: &Docker, run: &str) -> Result<()> {
         let options = RemoveImageOptionsBuilder::new().force(true).build();
         found(docker.remove_image(&image.id, Some(options), None).await)
             .context("failed to remove an image")?;
+    }
+    forget_images(docker).await
+}
+
+/// Removes what workers have recorded of images that are gone: of this run's, or of whosoever.
+async fn forget_images(docker: &Docker) -> Result<()> {
+    let records = ListVolumesOptionsBuilder::new().filters(&filter(IMAGE_LABEL, None)).build();
+    let records = docker.list_volumes(Some(records)).await.context("failed to list volumes")?;
+    for record in records.volumes.unwrap_or_default() {
+        let image = record.labels.get(IMAGE_LABEL).map_or("", String::as_str);
+        if found(docker.inspect_image(image).await).context("failed to inspect an image")?.is_none() {
+            found(docker.remove_volume(&record.name, None::<RemoveVolumeOptions>).await)
+                .context("failed to remove a volume")?;
+        }
     }
     Ok(())
 }

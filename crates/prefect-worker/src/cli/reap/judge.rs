@@ -8,7 +8,7 @@ use prefect_api::id::{FlowRunId, WorkPoolId};
 use prefect_api::state::StateType;
 
 use crate::launcher::Phase;
-use crate::launcher::docker::{Leftover, Purpose};
+use crate::launcher::docker::{Leftover, PulledImage, Purpose, Standing};
 
 /// What becomes of something, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,25 @@ impl Judge {
             }
             verdict => verdict,
         }
+    }
+
+    /// Judges an image that a worker has pulled; `None` if there is none any more.
+    pub(super) fn image(&self, image: &PulledImage) -> Option<Verdict> {
+        let verdict = match &image.standing {
+            Standing::Gone => return None,
+            Standing::Used(container) => Verdict::Keep(format!("the container {container:?} was made of it")),
+            Standing::Parent => Verdict::Keep("another image was made of it".to_owned()),
+            Standing::Theirs => Verdict::Keep("all its names were given by others".to_owned()),
+            _ if self.is_young(image.last_used) => {
+                Verdict::Keep(format!("a job used it less than {:#} ago", self.older_than))
+            }
+            Standing::Shared(names) => Verdict::Remove(format!(
+                "a worker pulled it, and nothing uses it; of its names only {} goes",
+                names.join(" and ")
+            )),
+            Standing::Ours => Verdict::Remove("a worker pulled it, and nothing uses it".to_owned()),
+        };
+        Some(verdict)
     }
 
     /// Whether a container comes from this server, which does not know its run. Several servers may share an
@@ -201,6 +220,33 @@ mod tests {
             keeps(&judge(None), &running, state);
             keeps(&judge(Some(("COMPLETED", "s:0123"))), &running, state);
             keeps(&judge(None), &Leftover { purpose: Purpose::Companion, ..running }, state);
+        }
+    }
+
+    #[test]
+    fn an_image_goes_if_nothing_uses_it_and_it_is_old() {
+        let judge = judge(None);
+        let image = |standing, hours| PulledImage {
+            id: "sha256:1".to_owned(),
+            references: ["r/a:1".to_owned()].into(),
+            last_used: judge.now - SignedDuration::from_hours(hours),
+            standing,
+            size: None,
+        };
+        let verdict = |standing, hours| judge.image(&image(standing, hours));
+        assert!(matches!(verdict(Standing::Ours, 24), Some(Verdict::Remove(_))));
+        let shared = || Standing::Shared(vec!["r/a:1".to_owned()]);
+        let Some(Verdict::Remove(reason)) = verdict(shared(), 24) else { panic!("our name stays") };
+        assert!(reason.contains("only r/a:1 goes"), "{reason}");
+        assert_eq!(verdict(Standing::Gone, 1000), None);
+        for (standing, hours) in [
+            (Standing::Ours, 23),
+            (shared(), 23),
+            (Standing::Used("owl".to_owned()), 1000),
+            (Standing::Parent, 1000),
+            (Standing::Theirs, 1000),
+        ] {
+            assert!(matches!(verdict(standing.clone(), hours), Some(Verdict::Keep(_))), "{standing:?}");
         }
     }
 

@@ -12,22 +12,26 @@ use prefect_client::{Client, Settings};
 
 use super::print;
 use crate::error::{Error, chain};
-use crate::launcher::docker::{Leftover, Leftovers, Purpose};
+use crate::launcher::docker::{Leftover, Leftovers, Purpose, Removal};
 use crate::launcher::{LaunchError, Phase};
 use crate::runs;
 use judge::{Judge, Verdict};
-use report::{Item, Kind, Outcome, Report};
+use report::{Item, Kind, Report};
 
 /// Removes what ended runs have left on the container engine: containers of workers of this project whose end is
-/// reported. Without --yes it only tells what it would remove.
+/// reported, and images that they pulled. Without --yes it only tells what it would remove.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only what was made for this work pool (repeatable).
+    /// Only containers that were made for this work pool (repeatable).
     #[arg(short, long = "pool", value_name = "POOL")]
     pools: Vec<String>,
     /// Only what ended at least this long ago: 90m, 24h, 7d.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     older_than: SignedDuration,
+    /// Also images that workers have pulled, that no container was made of, and that no job has used for that
+    /// long.
+    #[arg(long, conflicts_with = "pools")]
+    images: bool,
     /// Remove it.
     #[arg(short, long)]
     yes: bool,
@@ -41,17 +45,21 @@ pub(super) async fn run(arguments: Arguments, profile: Option<&str>) -> Result<E
     let client = Client::new(&settings)?;
     client.health().await?;
     let engine = Leftovers::connect(&super::environment).await?;
-    let mut reaper = Reaper { engine, remove: arguments.yes, outage: None };
-
-    let containers = reaper.engine.containers(&arguments.pools).await?;
+    let containers = engine.containers(&arguments.pools).await?;
     let judge = judge(&client, &arguments, &containers).await?;
-    let mut report = Report::new(&judge, arguments.yes);
-    for container in &containers {
-        let verdict = judge.container(container);
-        report.add(reaper.container(container, verdict, judge.now).await);
+
+    let report = Report::new(&judge, arguments.yes);
+    let mut reaper = Reaper { engine: &engine, judge: &judge, removes: arguments.yes, outage: None, report };
+    let mut looked = Ok(());
+    reaper.containers(&containers).await;
+    if arguments.images && reaper.outage.is_none() {
+        looked = reaper.images(&containers).await;
     }
+    let Reaper { report, outage, .. } = reaper;
+    // What was removed is told in any case.
     print(&if arguments.json { report.json() } else { report.text() });
-    Ok(match reaper.outage {
+    looked?;
+    Ok(match outage {
         Some(_) => ExitCode::from(69),
         None if report.has_failures() => ExitCode::FAILURE,
         None => ExitCode::SUCCESS,
@@ -79,46 +87,66 @@ async fn judge(client: &Client, arguments: &Arguments, containers: &[Leftover]) 
 }
 
 /// Does what was judged.
-struct Reaper {
-    engine: Leftovers,
+struct Reaper<'a> {
+    engine: &'a Leftovers,
+    judge: &'a Judge,
     /// Else it only tells.
-    remove: bool,
+    removes: bool,
     /// That the engine went away: nothing more is tried.
     outage: Option<String>,
+    report: Report,
 }
 
-impl Reaper {
-    async fn container(&mut self, container: &Leftover, verdict: Verdict, now: Timestamp) -> Item {
-        let kind = Kind::container(container);
-        let mut item = Item::new(kind, container.size, now, container.since);
-        match verdict {
-            Verdict::Keep(reason) => item.reason = reason,
-            Verdict::Remove(reason) => {
-                item.reason = reason;
-                item.outcome = Outcome::WouldRemove;
-                if self.remove {
-                    let removal = match &self.outage {
-                        None => self
-                            .engine
-                            .remove_container(&container.id)
-                            .await
-                            .map_err(|error| self.failed(&error)),
-                        Some(outage) => Err(outage.clone()),
-                    };
-                    item.settle(removal);
-                }
-            }
+impl Reaper<'_> {
+    async fn containers(&mut self, containers: &[Leftover]) {
+        for container in containers {
+            let item = Item::new(Kind::container(container), container.size, self.judge.now, container.since);
+            let removal = self.engine.remove_container(&container.id);
+            self.settle(item, self.judge.container(container), removal).await;
         }
-        item
     }
 
-    /// The text of a failure, which is remembered if it is everybody's.
-    fn failed(&mut self, error: &LaunchError) -> String {
-        let text = chain(error);
-        if matches!(error, LaunchError::Unreachable { .. }) {
-            self.outage = Some(text.clone());
+    /// The images that nothing uses once the containers are gone that go.
+    async fn images(&mut self, containers: &[Leftover]) -> Result<(), LaunchError> {
+        let leaving = containers.iter().filter(|container| {
+            !self.removes && matches!(self.judge.container(container), Verdict::Remove(_))
+        });
+        let leaving = leaving.map(|container| container.id.as_str()).collect();
+        for image in &self.engine.images(&leaving).await? {
+            let removal = self.engine.remove_image(image);
+            match self.judge.image(image) {
+                Some(verdict) => {
+                    let item = Item::new(Kind::image(image), image.size, self.judge.now, image.last_used);
+                    self.settle(item, verdict, removal).await;
+                }
+                // Only its record is left.
+                None if self.removes => drop(removal.await?),
+                None => {}
+            }
         }
-        text
+        Ok(())
+    }
+
+    /// Carries a verdict out, and reports what came of it.
+    async fn settle(
+        &mut self,
+        mut item: Item,
+        verdict: Verdict,
+        removal: impl Future<Output = Result<Removal, LaunchError>>,
+    ) {
+        if item.judged(verdict) && self.removes {
+            item.settle(match &self.outage {
+                Some(outage) => Err(outage.clone()),
+                None => removal.await.map_err(|error| {
+                    let text = chain(&error);
+                    if matches!(error, LaunchError::Unreachable { .. }) {
+                        self.outage = Some(text.clone());
+                    }
+                    text
+                }),
+            });
+        }
+        self.report.add(item);
     }
 }
 

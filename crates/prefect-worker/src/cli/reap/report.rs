@@ -5,8 +5,8 @@ use prefect_api::id::FlowRunId;
 use serde::Serialize;
 
 use super::super::text::{age, line, size};
-use super::judge::Judge;
-use crate::launcher::docker::{Leftover, Purpose, Removal};
+use super::judge::{Judge, Verdict};
+use crate::launcher::docker::{Leftover, PulledImage, Purpose, Removal};
 
 /// How many characters of an id people read.
 const SHORT: usize = 12;
@@ -47,6 +47,11 @@ pub(super) enum Kind {
         run: Option<FlowRunId>,
         state: String,
     },
+    Image {
+        /// By what workers pulled it.
+        references: Vec<String>,
+        id: String,
+    },
 }
 
 impl Kind {
@@ -62,6 +67,14 @@ impl Kind {
             state: container.state.clone(),
         }
     }
+
+    pub(super) fn image(image: &PulledImage) -> Self {
+        let id = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
+        Self::Image {
+            references: image.references.iter().cloned().collect(),
+            id: id.chars().take(SHORT).collect(),
+        }
+    }
 }
 
 /// Something that was found.
@@ -69,8 +82,8 @@ impl Kind {
 pub(super) struct Item {
     #[serde(flatten)]
     kind: Kind,
-    pub(super) outcome: Outcome,
-    pub(super) reason: String,
+    outcome: Outcome,
+    reason: String,
     /// Why it could not be removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -93,6 +106,20 @@ impl Item {
             size,
             age_seconds,
             age: age(now, since),
+        }
+    }
+
+    /// Takes in what was judged of it; tells whether it may be removed.
+    pub(super) fn judged(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Keep(reason) => {
+                self.reason = reason;
+                false
+            }
+            Verdict::Remove(reason) => {
+                (self.outcome, self.reason) = (Outcome::WouldRemove, reason);
+                true
+            }
         }
     }
 
@@ -126,6 +153,13 @@ impl Item {
                         "{words} container {name:?} {id}, pool {pool:?}, {run}, {state}, {age} old{size}: \
                          {reason}{error}"
                     ),
+                );
+            }
+            Kind::Image { references, id } => {
+                let names = references.join(", ");
+                line(
+                    text,
+                    format_args!("{words} image {names} {id}, last used {age} ago{size}: {reason}{error}"),
                 );
             }
         }
@@ -200,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::launcher::Phase;
+    use crate::launcher::docker::Standing;
 
     fn report(removes: bool) -> Report {
         let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
@@ -236,6 +271,34 @@ mod tests {
         keeps container "running" 0123456789ab, pool "pool", run 00000000-0000-0000-0000-000000000000, exited, 25 h 5 min old, 12.3 kB: it is running
         would remove 1 (12.3 kB), keeps 1 (nothing is removed without --yes)
         "#);
+    }
+
+    #[test]
+    fn images_are_told_by_what_they_were_pulled_by() {
+        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+        let image = PulledImage {
+            id: "sha256:0123456789abcdef".to_owned(),
+            references: ["r:1/a:1".to_owned(), "r:1/a:2".to_owned()].into(),
+            last_used: now - SignedDuration::from_hours(25),
+            standing: Standing::Ours,
+            size: Some(1_000_000),
+        };
+        let mut item = Item::new(Kind::image(&image), image.size, now, image.last_used);
+        assert!(item.judged(Verdict::Remove("nothing uses it".to_owned())));
+        let mut text = String::new();
+        item.describe(&mut text);
+        assert_eq!(
+            text,
+            "would remove image r:1/a:1, r:1/a:2 0123456789ab, last used 25 h 0 min ago, 1 MB: nothing uses it\n"
+        );
+        assert_eq!(
+            serde_json::to_value(&item).unwrap(),
+            json!({
+                "kind": "image", "references": ["r:1/a:1", "r:1/a:2"], "id": "0123456789ab",
+                "outcome": "would_remove", "reason": "nothing uses it", "size_bytes": 1_000_000,
+                "age_seconds": 90_000,
+            })
+        );
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod credentials;
 mod engine;
 mod helper;
 mod image;
+mod image_record;
 mod kwargs;
 mod labels;
 mod leftovers;
+mod old_images;
 mod options;
 pub(crate) mod probe;
 mod progress;
@@ -47,8 +49,10 @@ use container::Plan;
 use credentials::Keyring;
 use engine::Engine;
 pub(crate) use image::PullPolicy;
+use image_record::Uses;
 pub(crate) use labels::Purpose;
 pub(crate) use leftovers::{Leftover, Leftovers, Removal};
+pub(crate) use old_images::{PulledImage, Standing};
 use pull::Pulls;
 
 /// How long the last output may take to come.
@@ -60,6 +64,7 @@ pub struct DockerLauncher {
     engine: Engine,
     keyring: Keyring,
     pulls: Pulls,
+    uses: Uses,
     /// What the operator of this host lets jobs do; everything without one.
     policy: Option<Policy>,
 }
@@ -72,7 +77,7 @@ impl DockerLauncher {
     pub async fn connect(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, LaunchError> {
         let engine = Engine::connect(environment).await?;
         let keyring = Keyring::from_environment(environment);
-        Ok(Self { engine, keyring, pulls: Pulls::default(), policy: None })
+        Ok(Self { engine, keyring, pulls: Pulls::default(), uses: Uses::default(), policy: None })
     }
 
     /// Lets no job do what the policy does not allow.
@@ -291,13 +296,20 @@ impl Launcher for DockerLauncher {
     }
 
     async fn tidy(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError> {
-        match self.docker().inspect_container(&infrastructure.id, None::<InspectContainerOptions>).await {
-            Ok(container) if labels::has(&container, labels::AUTO_REMOVE) => {
-                self.remove(&infrastructure.id).await
-            }
-            Ok(_) | Err(Refused { status_code: 404, .. }) => Ok(()),
-            Err(error) => Err(self.engine.error("inspect the container", error)),
+        let inspected =
+            self.docker().inspect_container(&infrastructure.id, None::<InspectContainerOptions>).await;
+        let container = match inspected {
+            Ok(container) => container,
+            Err(Refused { status_code: 404, .. }) => return Ok(()),
+            Err(error) => return Err(self.engine.error("inspect the container", error)),
+        };
+        if let Some(image) = &container.image {
+            self.uses.note(&self.engine, image, None).await;
         }
+        if labels::has(&container, labels::AUTO_REMOVE) {
+            self.remove(&infrastructure.id).await?;
+        }
+        Ok(())
     }
 
     async fn kill(&self, infrastructure: &Infrastructure, grace: Duration) -> Result<(), LaunchError> {

@@ -11,7 +11,7 @@ use super::pull::{Pulled, Request};
 use super::{DockerLauncher, credentials, image};
 
 impl DockerLauncher {
-    /// Makes the image of a job available, as its pull policy says, and notes what it is.
+    /// Makes the image of a job available, as its pull policy says, notes what it is, and records its use.
     pub(super) async fn supply_image(
         &self,
         config: &DockerConfig,
@@ -19,16 +19,42 @@ impl DockerLauncher {
         notes: &dyn Notes,
     ) -> Result<(), LaunchError> {
         let local = self.find_image(&config.image).await?;
-        let usable = local.as_ref().is_some_and(|local| is_for(local, platform));
+        let former = local.as_ref().and_then(|local| local.id.as_deref());
+        if !self.pull_if_wanted(config, platform, local.as_ref(), notes).await? {
+            if let Some(former) = former {
+                self.uses.note(&self.engine, former, None).await;
+            }
+            return Ok(());
+        }
+        // The pull has succeeded, whatever comes of this.
+        let pulled = self.find_image(&config.image).await.ok().flatten().and_then(|image| image.id);
+        if let Some(pulled) = pulled {
+            // What was here before the pull is not known to have come from one.
+            let brought = (former != Some(pulled.as_str())).then_some(config.image.as_str());
+            self.uses.note(&self.engine, &pulled, brought).await;
+        }
+        Ok(())
+    }
+
+    /// Tells whether it pulled; else the local image, if there is one, is to be used.
+    async fn pull_if_wanted(
+        &self,
+        config: &DockerConfig,
+        platform: &str,
+        local: Option<&ImageInspect>,
+        notes: &dyn Notes,
+    ) -> Result<bool, LaunchError> {
+        let usable = local.is_some_and(|local| is_for(local, platform));
         match config.pull_policy {
             PullPolicy::Never => {}
             PullPolicy::IfNotPresent if usable => {}
             PullPolicy::Always | PullPolicy::IfNotPresent => {
-                return self.pull(config, platform, true, notes).await;
+                self.pull(config, platform, true, notes).await?;
+                return Ok(true);
             }
             // Where a local image will do, nobody waits for a registry to recover.
             PullPolicy::IfPossible => match self.pull(config, platform, !usable, notes).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(error @ LaunchError::Unreachable { .. }) => return Err(error),
                 Err(error) if usable => {
                     tracing::warn!(image = config.image, %error, "pull failed, using the local image");
@@ -43,9 +69,9 @@ impl DockerLauncher {
             },
         }
         if let Some(local) = local {
-            notes.note(&format!("Image {} is {}", config.image, identity(&local, &config.image)));
+            notes.note(&format!("Image {} is {}", config.image, identity(local, &config.image)));
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn pull(
