@@ -48,7 +48,7 @@ enum Command {
     Drain(drain::Arguments),
     /// Tell whether the workers here are well.
     Healthcheck(healthcheck::Arguments),
-    /// Remove what ended runs have left on the container engine.
+    /// Tell what ended runs have left on the container engine, and remove it with --yes.
     Reap(reap::Arguments),
     /// Tell whether a worker would work here.
     Doctor(doctor::Arguments),
