@@ -4,7 +4,7 @@ use prefect_api::flow_run::FlowRun;
 use prefect_api::state::StateType;
 use uuid::Uuid;
 
-use crate::launcher::{Memory, Outcome};
+use crate::launcher::{Memory, Outcome, is_same};
 use crate::unit::entered_by;
 
 /// What the worker has to tell the server about a run whose infrastructure ended.
@@ -46,7 +46,7 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
     let Some(state) = run.state_type else { return Verdict::Settled };
     let still_in = |expected| state == expected;
     let same_infrastructure =
-        run.infrastructure_pid.as_deref().is_none_or(|pid| pid == claim.infrastructure_pid);
+        run.infrastructure_pid.as_deref().is_none_or(|pid| is_same(pid, claim.infrastructure_pid));
     let retrying_in_process = run.empirical_policy.retry_type.as_deref() == Some("in_process");
 
     if still_in(StateType::Cancelling) && same_infrastructure {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::claim::{self, Fingerprint};
 use crate::error::{Error, chain};
-use crate::launcher::{Found, Phase};
+use crate::launcher::{Found, Phase, is_same};
 use crate::runs::{self, PAGE};
 use crate::shutdown::Shutdown;
 use crate::status::RunPhase;
@@ -231,7 +231,8 @@ fn next_step(found: &Found, run: Option<&FlowRun>, now: Timestamp) -> Step {
         };
     };
     let over = run.state_type.is_some_and(StateType::is_final);
-    let another = run.infrastructure_pid.as_deref().is_some_and(|pid| pid != found.infrastructure.pid);
+    let another =
+        run.infrastructure_pid.as_deref().is_some_and(|pid| !is_same(pid, &found.infrastructure.pid));
     match found.phase {
         Phase::Created if is_young(run, now) => Step::Later,
         Phase::Created if over => Step::Discard,
@@ -250,7 +251,7 @@ fn is_here(run: &FlowRun, found: &[Found]) -> bool {
     let state = claim::of_run(run);
     found.iter().any(|found| {
         found.attempt.flow_run_id == run.id
-            && (run.infrastructure_pid.as_ref() == Some(&found.infrastructure.pid)
+            && (run.infrastructure_pid.as_deref().is_some_and(|pid| is_same(pid, &found.infrastructure.pid))
                 || state.is_some_and(|state| found.attempt.proposals.contains(&state)))
     })
 }

@@ -93,6 +93,15 @@ impl Infrastructure {
     }
 }
 
+/// Whether two values of `infrastructure_pid` mean one infrastructure: a container's id is unique, whatever the
+/// address at which a worker reaches its engine.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    fn container(pid: &str) -> Option<&str> {
+        pid.rsplit(':').next().filter(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+    one == other || container(one).is_some_and(|id| container(other) == Some(id))
+}
+
 /// How infrastructure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -390,4 +399,21 @@ pub trait Launcher: fmt::Debug + Send + Sync {
 
     /// Removes what never ran. What is gone already is no error.
     async fn discard(&self, infrastructure: &Infrastructure) -> Result<(), LaunchError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn a_container_is_the_same_at_any_address_of_its_engine() {
+        let (one, other) = ("ab".repeat(32), "cd".repeat(32));
+        assert!(is_same(&format!("http+docker://localhost:{one}"), &format!("tcp://host:2375:{one}")));
+        assert!(!is_same(
+            &format!("http+docker://localhost:{one}"),
+            &format!("http+docker://localhost:{other}")
+        ));
+        assert!(is_same("host:12", "host:12"));
+        assert!(!is_same("host:12", "other:12"), "a process id is a host's own");
+    }
 }
