@@ -1,6 +1,7 @@
 //! Flows, flow runs and the parent task runs of subflows.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -244,8 +245,38 @@ pub struct TaskRunPolicy {
     pub retry_delay_seconds: f64,
     /// How often a failed run is tried again.
     pub retries: u32,
-    /// Seconds before each retry; the last is used for all further ones.
-    pub retry_delay: Vec<f64>,
+    /// The time before each retry.
+    pub retry_delay: RetryDelay,
+}
+
+/// Times before retries, in seconds: one for all, or one for each, of which the last is used for all further ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RetryDelay {
+    /// Whole seconds for all.
+    Whole(u64),
+    /// The same for all.
+    All(f64),
+    /// One for each.
+    Each(Vec<f64>),
+}
+
+impl Default for RetryDelay {
+    fn default() -> Self {
+        Self::Whole(0)
+    }
+}
+
+impl FromIterator<Duration> for RetryDelay {
+    fn from_iter<I: IntoIterator<Item = Duration>>(delays: I) -> Self {
+        let delays: Vec<Duration> = delays.into_iter().collect();
+        match delays.as_slice() {
+            [] => Self::default(),
+            [delay] if delay.subsec_nanos() == 0 => Self::Whole(delay.as_secs()),
+            [delay] => Self::All(delay.as_secs_f64()),
+            each => Self::Each(each.iter().map(Duration::as_secs_f64).collect()),
+        }
+    }
 }
 
 /// Body that creates a task run over REST: only for the parents of subflows and called deployments.
@@ -261,6 +292,11 @@ pub struct NewTaskRun {
     pub task_key: String,
     /// This call of the task; (flow run, `task_key`, `dynamic_key`) is unique.
     pub dynamic_key: String,
+    /// The version of the code that it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_version: Option<String>,
+    /// Retries: none.
+    pub empirical_policy: TaskRunPolicy,
     /// Tags.
     pub tags: Vec<String>,
     /// Inputs.

@@ -198,6 +198,13 @@ pub struct NewState {
 }
 
 impl NewState {
+    /// The state that a run is made in: no transition leads to it.
+    pub fn first(kind: StateType) -> Self {
+        let mut state = Self::new(kind);
+        state.state_details.transition_id = None;
+        state
+    }
+
     /// A state of `kind` under the kind's own name, with a fresh transition id.
     pub fn new(kind: StateType) -> Self {
         Self {

@@ -40,7 +40,15 @@ pub enum TaskState {
     /// At work again.
     Retrying,
     /// Ended well.
-    Completed,
+    Completed {
+        /// Where its result is, if that is kept.
+        result: Option<Value>,
+    },
+    /// Ended well without being run, because an equal run has been.
+    Cached {
+        /// Where the result of that run is.
+        result: Value,
+    },
     /// Ended with an error.
     Failed {
         /// The error.
@@ -65,7 +73,7 @@ impl TaskState {
             Self::Pending | Self::NotReady { .. } => StateType::Pending,
             Self::Running | Self::Retrying => StateType::Running,
             Self::AwaitingRetry { .. } => StateType::Scheduled,
-            Self::Completed => StateType::Completed,
+            Self::Completed { .. } | Self::Cached { .. } => StateType::Completed,
             Self::Failed { .. } | Self::TimedOut { .. } => StateType::Failed,
             Self::Crashed { .. } => StateType::Crashed,
         }
@@ -79,7 +87,8 @@ impl TaskState {
             Self::Running => "Running",
             Self::AwaitingRetry { .. } => "AwaitingRetry",
             Self::Retrying => "Retrying",
-            Self::Completed => "Completed",
+            Self::Completed { .. } => "Completed",
+            Self::Cached { .. } => "Cached",
             Self::Failed { .. } => "Failed",
             Self::TimedOut { .. } => "TimedOut",
             Self::Crashed { .. } => "Crashed",
@@ -93,9 +102,21 @@ impl TaskState {
             | Self::Failed { message }
             | Self::TimedOut { message }
             | Self::Crashed { message } => message,
-            Self::Pending | Self::Running | Self::AwaitingRetry { .. } | Self::Retrying | Self::Completed => {
-                ""
-            }
+            Self::Pending
+            | Self::Running
+            | Self::AwaitingRetry { .. }
+            | Self::Retrying
+            | Self::Completed { .. }
+            | Self::Cached { .. } => "",
+        }
+    }
+
+    /// What the state says of where the result is; null if nothing.
+    fn data(&self) -> Value {
+        match self {
+            Self::Completed { result } => result.clone().unwrap_or_default(),
+            Self::Cached { result } => result.clone(),
+            _ => Value::Null,
         }
     }
 
@@ -202,7 +223,7 @@ impl TaskRunRecord {
         event.follows = left.as_ref().map(|left| left.event);
         event.related = self.tags.iter().map(|tag| Resource::of("tag", tag).role("tag")).collect();
         event.related.extend_from_slice(related);
-        event.payload = self.payload(left.as_ref(), &described, kind);
+        event.payload = self.payload(left.as_ref(), &described, state);
         self.current = Some(Entered { event: event.id, kind, at, state: described });
         event
     }
@@ -234,10 +255,9 @@ impl TaskRunRecord {
             .with("prefect.orchestration", "client")
     }
 
-    fn payload(&self, left: Option<&Entered>, described: &Value, kind: StateType) -> Map<String, Value> {
+    fn payload(&self, left: Option<&Entered>, described: &Value, state: &TaskState) -> Map<String, Value> {
         let mut validated = described.clone();
-        validated["data"] = Value::Null;
-        let first = left.is_none();
+        validated["data"] = state.data();
         let mut task_run = json!({
             "name": self.name,
             "task_key": self.task_key,
@@ -247,7 +267,7 @@ impl TaskRunRecord {
             "labels": {},
             "task_inputs": self.inputs,
             "run_count": self.run_count,
-            "flow_run_run_count": if first { 0 } else { self.flow_run_run_count },
+            "flow_run_run_count": if self.run_count == 0 { 0 } else { self.flow_run_run_count },
             "total_run_time": self.total_run_time.as_secs_f64(),
         });
         let times = [
@@ -262,7 +282,7 @@ impl TaskRunRecord {
         }
         let mut payload = Map::new();
         let from = left.map(|left| left.kind.as_str());
-        payload.insert("intended".to_owned(), json!({"from": from, "to": kind}));
+        payload.insert("intended".to_owned(), json!({"from": from, "to": state.kind()}));
         payload.insert("initial_state".to_owned(), left.map_or(Value::Null, |left| left.state.clone()));
         payload.insert("validated_state".to_owned(), validated);
         payload.insert("task_run".to_owned(), task_run);
@@ -321,7 +341,7 @@ mod tests {
             json!(at(1_000_000))
         );
         record.enter(&TaskState::Retrying, at(1_000_000), &[]);
-        let end = record.enter(&TaskState::Completed, at(1_000_040), &[]);
+        let end = record.enter(&TaskState::Completed { result: None }, at(1_000_040), &[]);
         let run = run(&record, &end);
         assert_eq!((&run["run_count"], &run["flow_run_run_count"]), (&json!(2), &json!(2)));
         assert_eq!(run["start_time"], json!(at(10)));
@@ -363,7 +383,7 @@ mod tests {
                     1 => TaskState::Running,
                     2 => TaskState::Retrying,
                     3 => TaskState::AwaitingRetry { at: at(0) },
-                    4 => TaskState::Completed,
+                    4 => TaskState::Completed { result: None },
                     5 => TaskState::Failed { message },
                     _ => TaskState::Crashed { message },
                 };

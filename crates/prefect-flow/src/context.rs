@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prefect_api::event::Resource;
+use prefect_api::flow_run::FlowRun;
 use prefect_api::id::{DeploymentId, FlowRunId, TaskRunId};
 use prefect_api::record::NewArtifact;
 use prefect_client::Client;
@@ -23,6 +24,7 @@ use crate::error::{ArtifactError, Cancelled, LimitError, RecordError};
 use crate::flow::Flow;
 use crate::pause::{Kind, Pause};
 use crate::report::{Level, Origin, Progress, check_key, link};
+use crate::results::ResultError;
 use crate::slots::Slots;
 use crate::subflow::Subflow;
 use crate::task::Task;
@@ -206,7 +208,8 @@ impl Context {
     }
 
     fn warn_of_missing(&self, names: &[String]) {
-        self.warn(format!("Concurrency limits {names:?} do not exist - skipping acquisition."));
+        let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        self.warn(format!("Concurrency limits [{}] do not exist - skipping acquisition.", quoted.join(", ")));
     }
 
     /// Like [`Self::unless_cancelled`], but what is begun after the cancellation goes to its end: it undoes.
@@ -247,6 +250,11 @@ impl Context {
         let rows = serde_json::to_string(rows)
             .map_err(|source| ArtifactError::Table { key: key.to_owned(), source })?;
         self.artifact("table", key, Value::String(rows), description).await
+    }
+
+    /// Creates an image artifact: the UI shows what is at `url`.
+    pub async fn image(&self, key: &str, url: &str, description: Option<&str>) -> Result<(), ArtifactError> {
+        self.artifact("image", key, Value::String(url.to_owned()), description).await
     }
 
     /// Creates a progress artifact at 0 %.
@@ -321,6 +329,14 @@ impl Context {
     /// that were submitted go to their end. Only runs of deployments can be suspended, and no subflows.
     pub fn suspend(&self) -> Pause {
         Pause::new(self.clone(), Kind::Suspend)
+    }
+
+    /// The result of a run that has completed and kept it as JSON, of a Rust flow or a Python one
+    /// (`persist_result=True, result_serializer="json"`), such as [`Self::run_deployment`] gives it.
+    pub async fn result_of<T: DeserializeOwned>(&self, run: &FlowRun) -> Result<T, ResultError> {
+        let reference = run.state.as_ref().and_then(|state| state.data.as_ref());
+        let (text, key) = self.run.engine.results().read(reference).await?;
+        serde_json::from_str(&text).map_err(|source| ResultError::Malformed { key, source })
     }
 
     /// A task of this name. The name is its identity over all runs of the flow; what differs between calls

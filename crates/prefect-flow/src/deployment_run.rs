@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 use prefect_api::deployment::Deployment;
-use prefect_api::flow_run::{FlowRun, NewDeploymentRun, NewTaskRun, TaskInput, TaskInputs};
+use prefect_api::flow_run::{FlowRun, NewDeploymentRun, NewTaskRun, TaskInput, TaskInputs, TaskRunPolicy};
 use prefect_api::id::{FlowRunId, TaskRunId};
 use prefect_api::state::{NewState, StateType};
 use prefect_client::Error;
@@ -178,7 +178,8 @@ impl DeploymentRun {
         let parent =
             patience.insist("create a called deployment's task run", || client.create_task_run(&parent));
         let parent = parent.await.map_err(report)?;
-        let state = NewState::new(StateType::Scheduled).scheduled_at(self.at.unwrap_or_else(Timestamp::now));
+        let state =
+            NewState::first(StateType::Scheduled).scheduled_at(self.at.unwrap_or_else(Timestamp::now));
         // A call whose answer is lost is repeated, and must not make a second run. A flow that is run again makes one.
         let key = self.idempotency_key.clone().unwrap_or_else(|| format!("{}-{}", parent.id, run.attempt));
         let new = NewDeploymentRun {
@@ -192,7 +193,7 @@ impl DeploymentRun {
         };
         let create = || client.create_deployment_run(found.id, &new);
         let created = patience.insist("create a run of a deployment", create).await.map_err(report)?;
-        self.ctx.info(format!("Created run '{}' of deployment '{}'", created.name, self.deployment));
+        self.ctx.debug(format!("Created run '{}' of deployment '{}'", created.name, self.deployment));
         Ok((created, parent.id))
     }
 
@@ -215,11 +216,13 @@ impl DeploymentRun {
             inputs.entry(name.clone()).or_default().push(TaskInput::TaskRun { id: upstream.id() });
         }
         NewTaskRun {
-            state: NewState::new(StateType::Pending),
+            state: NewState::first(StateType::Pending),
             name: format!("{}-{number}", self.deployment),
             flow_run_id: run.id,
             task_key,
             dynamic_key: number.to_string(),
+            task_version: None,
+            empirical_policy: TaskRunPolicy::default(),
             tags: Vec::new(),
             task_inputs: inputs,
         }

@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::error::BoxError;
 use crate::hook::{Due, Entered, Hook, Occasion};
 use crate::parameters::{self, ParameterError, Parameters};
+use crate::results::Codec;
 
 type Body<P, T> = dyn Fn(Context, P) -> BoxFuture<'static, Result<T, BoxError>> + Send + Sync;
 
@@ -22,6 +23,8 @@ pub struct Flow<P, T = ()> {
     info: Info,
     body: Arc<Body<P, T>>,
     hooks: Vec<Hook<(Context, P)>>,
+    /// How its result is kept, if it is.
+    codec: Option<Codec<T>>,
 }
 
 /// What the engine and the server need to know about a flow.
@@ -38,7 +41,12 @@ pub(crate) struct Info {
 
 impl<P, T> Clone for Flow<P, T> {
     fn clone(&self) -> Self {
-        Self { info: self.info.clone(), body: Arc::clone(&self.body), hooks: self.hooks.clone() }
+        Self {
+            info: self.info.clone(),
+            body: Arc::clone(&self.body),
+            hooks: self.hooks.clone(),
+            codec: self.codec,
+        }
     }
 }
 
@@ -74,7 +82,7 @@ where
             let run = body(ctx, parameters);
             Box::pin(async move { run.await.map_err(Into::into) })
         };
-        Self { info, body: Arc::new(body), hooks: Vec::new() }
+        Self { info, body: Arc::new(body), hooks: Vec::new(), codec: None }
     }
 
     /// What the flow does, in a sentence.
@@ -110,6 +118,18 @@ where
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.info.timeout = Some(timeout);
+        self
+    }
+
+    /// Stores the result of each run, as JSON, so that it outlives the run: the state of the run says where it is. Other
+    /// flows read it by [`Context::result_of`]; as a subflow that has completed it is not run again when its parent
+    /// is. A result that cannot be stored is told in the log, and fails nothing.
+    #[must_use]
+    pub fn persist_result(mut self) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.codec = Some(Codec::json());
         self
     }
 
@@ -216,6 +236,12 @@ pub(crate) trait AnyFlow: Send + Sync {
 
     /// The result of a run whose result was not kept, if that is not needed to know it.
     fn known_result(&self) -> Option<Box<dyn Any + Send>>;
+
+    /// A result as it is kept; `None` if it is not to be.
+    fn encode_result(&self, result: &(dyn Any + Send)) -> Option<Result<String, serde_json::Error>>;
+
+    /// A result that was kept; `None` if it is not to be.
+    fn decode_result(&self, text: &str) -> Option<Result<Box<dyn Any + Send>, serde_json::Error>>;
 }
 
 impl<P, T> AnyFlow for Flow<P, T>
@@ -272,5 +298,14 @@ where
     fn known_result(&self) -> Option<Box<dyn Any + Send>> {
         (std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>())
             .then(|| Box::new(()) as Box<dyn Any + Send>)
+    }
+
+    fn encode_result(&self, result: &(dyn Any + Send)) -> Option<Result<String, serde_json::Error>> {
+        Some((self.codec?.encode)(result.downcast_ref::<T>()?))
+    }
+
+    fn decode_result(&self, text: &str) -> Option<Result<Box<dyn Any + Send>, serde_json::Error>> {
+        let value = (self.codec?.decode)(text);
+        Some(value.map(|value| Box::new(value) as Box<dyn Any + Send>))
     }
 }

@@ -1,6 +1,7 @@
 //! A program: the flows that one binary holds.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::flow::{AnyFlow, Flow};
 use crate::parameters;
+use crate::results::{LocalStorage, ResultStorage};
 
 /// The flows of one binary, and its command line.
 #[derive(Clone)]
@@ -18,6 +20,7 @@ pub struct Program {
     pub(crate) version: &'static str,
     pub(crate) about: String,
     pub(crate) concurrency: usize,
+    storage: Option<Arc<dyn ResultStorage>>,
     flows: BTreeMap<String, Arc<dyn AnyFlow>>,
 }
 
@@ -48,6 +51,7 @@ impl Program {
             version,
             about: "Prefect flows in one binary.".to_owned(),
             concurrency: 64,
+            storage: None,
             flows: BTreeMap::new(),
         }
     }
@@ -66,6 +70,14 @@ impl Program {
         self
     }
 
+    /// Where results are kept; otherwise in the directory that `PREFECT_RESULTS_LOCAL_STORAGE_PATH` names, or `storage` in
+    /// `PREFECT_HOME`.
+    #[must_use]
+    pub fn result_storage(mut self, storage: impl ResultStorage + 'static) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
     /// The same with one more flow; a second one of the same name replaces the first.
     #[must_use]
     pub fn flow<P, T>(mut self, flow: Flow<P, T>) -> Self
@@ -80,6 +92,10 @@ impl Program {
     /// Reads the command line, does what it says, and ends with the exit code of [`crate::Exit`].
     pub fn main(self) -> ExitCode {
         crate::entry::main(self).into()
+    }
+
+    pub(crate) fn storage(&self, default: &Path) -> Arc<dyn ResultStorage> {
+        self.storage.clone().unwrap_or_else(|| Arc::new(LocalStorage::new(default)))
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<dyn AnyFlow>> {

@@ -6,7 +6,7 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use prefect_api::flow_run::{FlowRun, NewFlowRun, NewTaskRun, TaskInput, TaskInputs, TaskRun};
+use prefect_api::flow_run::{FlowRun, NewFlowRun, NewTaskRun, TaskInput, TaskInputs, TaskRun, TaskRunPolicy};
 use prefect_api::state::{NewState, StateType};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -85,9 +85,7 @@ where
             .await
             .map_err(|source| SubflowError::Report { flow: flow_name.clone(), source })?;
         let (ended, handle) = Handle::new(found.parent.id);
-        if found.completed
-            && let Some(value) = flow.known_result()
-        {
+        if let Some(value) = found.result {
             ended.send_replace(Outcome::Completed);
             call.ctx.info(format!("Subflow run '{}' has completed before", found.run.name));
             return done(value, handle, &flow_name, &found.run);
@@ -132,7 +130,7 @@ impl Call {
         let run = &self.ctx.run;
         let info = flow.info();
         let (client, patience) = (run.engine.client(), run.engine.patience());
-        let new_parent = self.new_parent(&info.name);
+        let new_parent = self.new_parent(&info.name, run.engine.version_of(flow));
         // One after the other: two writes at once make a server on SQLite answer 503, which costs two seconds.
         let create = || client.create_task_run(&new_parent);
         let parent = patience.insist("create a subflow's task run", create).await?;
@@ -143,14 +141,16 @@ impl Call {
         // The n-th call need not be about the same thing as the n-th call of the earlier attempt.
         let earlier = earlier.filter(|earlier| earlier.parameters == *complete);
         if let Some(earlier) = earlier {
-            let completed = earlier.state_type == Some(StateType::Completed);
-            let over = earlier.state_type.is_some_and(StateType::is_final);
-            if !over || (completed && flow.known_result().is_some()) {
-                return Ok(Found { parent, run: earlier, completed });
+            if earlier.state_type == Some(StateType::Completed) {
+                if let Some(result) = self.result_of(flow, &earlier).await {
+                    return Ok(Found { parent, run: earlier, result: Some(result) });
+                }
+            } else if !earlier.state_type.is_some_and(StateType::is_final) {
+                return Ok(Found { parent, run: earlier, result: None });
             }
         }
         let new = NewFlowRun {
-            state: NewState::new(StateType::Pending),
+            state: NewState::first(StateType::Pending),
             name: info.run_name.as_ref().map(|template| parameters::render(template, complete)),
             flow_id: flow_record.id,
             flow_version: Some(run.engine.version_of(flow)),
@@ -160,10 +160,20 @@ impl Call {
             tags: self.tags.clone(),
         };
         let run = patience.insist("create a subflow's run", || client.create_flow_run(&new)).await?;
-        Ok(Found { parent, run, completed: false })
+        Ok(Found { parent, run, result: None })
     }
 
-    fn new_parent(&self, flow_name: &str) -> NewTaskRun {
+    /// The result of a run that has completed, as far as it is known.
+    async fn result_of(&self, flow: &dyn AnyFlow, run: &FlowRun) -> Option<Box<dyn Any + Send>> {
+        if let Some(known) = flow.known_result() {
+            return Some(known);
+        }
+        let reference = run.state.as_ref().and_then(|state| state.data.as_ref());
+        let (text, _) = self.ctx.run.engine.results().read(reference).await.ok()?;
+        flow.decode_result(&text)?.ok()
+    }
+
+    fn new_parent(&self, flow_name: &str, version: String) -> NewTaskRun {
         let run = &self.ctx.run;
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, flow_name.as_bytes()).simple().to_string();
         let task_key = format!("{flow_name}-{}", digest.get(..8).unwrap_or(&digest));
@@ -177,11 +187,13 @@ impl Call {
             inputs.entry(name.clone()).or_default().push(TaskInput::TaskRun { id: upstream.id() });
         }
         NewTaskRun {
-            state: NewState::new(StateType::Pending),
+            state: NewState::first(StateType::Pending),
             name: format!("{flow_name}-{number}"),
             flow_run_id: run.id,
             task_key,
             dynamic_key: number.to_string(),
+            task_version: Some(version),
+            empirical_policy: TaskRunPolicy::default(),
             tags: Vec::new(),
             task_inputs: inputs,
         }
@@ -216,7 +228,8 @@ where
 struct Found {
     parent: TaskRun,
     run: FlowRun,
-    completed: bool,
+    /// If it has completed before.
+    result: Option<Box<dyn Any + Send>>,
 }
 
 fn to_map<P: Serialize>(parameters: &P) -> Result<Parameters, ParameterError> {

@@ -1,10 +1,11 @@
 //! Names of settings: today's, and those that Prefect still takes for them.
 
 /// Older names, with today's. Of two names in one place today's wins.
-const RENAMED: [(&str, &str); 4] = [
+const RENAMED: [(&str, &str); 5] = [
     ("PREFECT_CLIENT_ENABLE_METRICS", "PREFECT_CLIENT_METRICS_ENABLED"),
     ("PREFECT_LOGGING_INTERNAL_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL"),
     ("PREFECT_LOGGING_SETTINGS_PATH", "PREFECT_LOGGING_CONFIG_PATH"),
+    ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_RESULTS_LOCAL_STORAGE_PATH"),
     ("PREFECT_RUNNER_HEARTBEAT_FREQUENCY", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"),
 ];
 

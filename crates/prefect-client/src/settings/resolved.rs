@@ -19,6 +19,8 @@ pub struct Settings {
     values: BTreeMap<String, (SecretString, Source)>,
     api_url: Url,
     proxies: Proxies,
+    /// Prefect's directory on this machine.
+    home: PathBuf,
 }
 
 impl std::fmt::Debug for Settings {
@@ -81,7 +83,14 @@ impl Settings {
         let api_url = values.get("PREFECT_API_URL").ok_or(Error::NoApiUrl)?.0.expose_secret();
         let api_url = parse_api_url(api_url)?;
         let proxies = Proxies::of(&inputs.environment, &api_url)?;
-        Ok(Self { values, api_url, proxies })
+        Ok(Self { values, api_url, proxies, home: sources::home(&inputs.environment) })
+    }
+
+    /// The directory of results that are kept on this machine: `PREFECT_RESULTS_LOCAL_STORAGE_PATH`, or `storage` in
+    /// Prefect's.
+    pub fn local_storage(&self) -> PathBuf {
+        self.get("PREFECT_RESULTS_LOCAL_STORAGE_PATH")
+            .map_or_else(|| self.home.join("storage"), PathBuf::from)
     }
 
     /// The root of the API, for example `http://127.0.0.1:4200/api`.

@@ -112,6 +112,16 @@ fn text(value: &toml::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// Prefect's directory on this machine: `PREFECT_HOME`, or `.prefect` in the user's.
+pub(super) fn home(environment: &Found) -> PathBuf {
+    let get = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+    let user = || get("HOME").map(PathBuf::from).unwrap_or_default();
+    match get("PREFECT_HOME") {
+        Some(home) => home.strip_prefix("~/").map_or_else(|| PathBuf::from(home), |below| user().join(below)),
+        None => user().join(".prefect"),
+    }
+}
+
 /// The active profile of the file that the environment, one of `files` or the home directory names.
 fn active_profile(environment: &Found, files: [&Found; 3]) -> Result<Found, Error> {
     let set = |found: &Found, name: &str| found.get(name).cloned().filter(|value| !value.is_empty());

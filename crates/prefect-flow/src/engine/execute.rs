@@ -190,6 +190,8 @@ pub(crate) fn policy_of(info: &Info) -> FlowRunPolicy {
     FlowRunPolicy {
         retries: Some(info.retries),
         retry_delay: Some(info.retry_delay.as_secs()),
+        pause_keys: Some(Vec::new()),
+        resuming: Some(false),
         ..FlowRunPolicy::default()
     }
 }
@@ -206,7 +208,7 @@ pub(crate) async fn run_by_hand(
     let create = async {
         let record = engine.client().create_flow(&info.name).await?;
         let new = NewFlowRun {
-            state: NewState::new(StateType::Pending),
+            state: NewState::first(StateType::Pending),
             name: info.run_name.as_ref().map(|template| parameters::render(template, &parameters)),
             flow_id: record.id,
             flow_version: Some(engine.version_of(flow.as_ref())),
@@ -251,7 +253,6 @@ pub(super) async fn pull(engine: &Engine, run: &FlowRun, steps: &[Value]) {
             log(engine, run, Level::Info, line);
             continue;
         }
-        log(engine, run, Level::Info, format!("Deployment step '{short}' completed successfully"));
         let mut event = Event::new(
             "prefect.flow-run.pull-step.executed",
             Timestamp::now(),

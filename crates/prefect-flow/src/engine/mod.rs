@@ -34,6 +34,7 @@ use crate::flow::AnyFlow;
 use crate::program::Program;
 use crate::record::Variables;
 use crate::report::{ArtifactQueue, LogSink, Progress};
+use crate::results::Results;
 use crate::slots::Limits;
 use crate::terminal::Terminal;
 use watch::CancelWatch;
@@ -55,6 +56,7 @@ pub(crate) struct Engine {
     artifacts: ArtifactQueue,
     limits: Limits,
     variables: Variables,
+    results: Results,
     watch: CancelWatch,
     permits: Arc<Semaphore>,
     /// Work that reports; waited for before the process ends.
@@ -93,6 +95,7 @@ impl Engine {
             artifacts: ArtifactQueue::spawn(client.clone(), Arc::clone(&patience), &tasks, closing.clone()),
             limits: Limits::new(client.clone(), Arc::clone(&patience), tasks.clone(), options.renew_after),
             variables: Variables::default(),
+            results: Results::new(program.storage(&options.local_storage)),
             permits: Arc::new(Semaphore::new(program.concurrency)),
             version: program.version,
             terminated: CancellationToken::new(),
@@ -177,6 +180,15 @@ impl Engine {
 
     pub(crate) const fn variables(&self) -> &Variables {
         &self.variables
+    }
+
+    pub(crate) const fn results(&self) -> &Results {
+        &self.results
+    }
+
+    /// The program's version.
+    pub(crate) const fn version(&self) -> &'static str {
+        self.version
     }
 
     pub(crate) const fn permits(&self) -> &Arc<Semaphore> {

@@ -1,5 +1,6 @@
 //! What can be set about the engine, from Prefect's settings.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use prefect_client::Settings;
@@ -34,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) poll_interval: Duration,
     /// Time between looks at a run of a deployment that is waited for.
     pub(crate) wait_interval: Duration,
+    /// Where results are kept unless the program says: `PREFECT_RESULTS_LOCAL_STORAGE_PATH`.
+    pub(crate) local_storage: PathBuf,
     /// What is logged and how it is sent: `PREFECT_LOGGING_*`.
     pub(crate) logging: Logging,
 }
@@ -52,6 +55,7 @@ impl Default for Options {
             reschedule: false,
             poll_interval: Duration::from_secs(10),
             wait_interval: Duration::from_secs(5),
+            local_storage: PathBuf::from(".prefect/storage"),
             logging: Logging::default(),
         }
     }
@@ -77,6 +81,7 @@ impl Options {
                 .is_some_and(|behavior| behavior.eq_ignore_ascii_case("reschedule")),
             poll_interval: default.poll_interval,
             wait_interval: default.wait_interval,
+            local_storage: settings.local_storage(),
             logging: Logging::new(settings)?,
         })
     }

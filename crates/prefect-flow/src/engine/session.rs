@@ -12,6 +12,7 @@ use prefect_api::flow_run::{FlowRun, FlowRunUpdate};
 use prefect_api::id::{DeploymentId, FlowRunId, LeaseId};
 use prefect_api::state::{Answer, NewState, State, StateType};
 use prefect_client::Error;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -67,7 +68,8 @@ pub(crate) struct Session {
     parameters: Parameters,
     related: Vec<Resource>,
     interrupts: Interrupts,
-    is_subflow: bool,
+    /// A flow has made it, here or by its deployment.
+    is_called: bool,
     run_count: u32,
     resuming: bool,
     /// The server believes that this process retries the run (contract §5.7).
@@ -89,9 +91,9 @@ impl Session {
         related: Vec<Resource>,
         origin: Origin,
     ) -> Self {
-        let (parent, is_subflow) = match origin {
-            Origin::Main => (None, false),
-            Origin::Subflow { parent } => (Some(parent), true),
+        let parent = match origin {
+            Origin::Main => None,
+            Origin::Subflow { parent } => Some(parent),
         };
         let interrupts = Interrupts {
             watched: engine.watch.watch(run.id),
@@ -107,7 +109,7 @@ impl Session {
             parameters,
             related,
             interrupts,
-            is_subflow,
+            is_called: run.parent_task_run_id.is_some(),
             run_count: run.run_count,
             resuming: run.empirical_policy.resuming == Some(true),
             retries_in_process: run.empirical_policy.retry_type.as_deref() == Some("in_process"),
@@ -117,7 +119,6 @@ impl Session {
 
     /// Runs the flow to its end. An error means that the server could not be told.
     pub(crate) async fn drive(mut self) -> Result<End, Error> {
-        let mut first = true;
         loop {
             let (lease, state) = match self.enter_running().await? {
                 Entry::Started { lease, state } => (lease, state),
@@ -129,11 +130,9 @@ impl Session {
                 // Before the first line of the flow's code, hence with nothing to undo.
                 interrupt = self.interrupts.next() => return self.end_interrupted(interrupt).await,
             }
-            if std::mem::take(&mut first) {
-                let kind = if self.is_subflow { "subflow" } else { "flow" };
-                let flow = &self.flow.info().name;
-                self.log(Level::Info, format!("Beginning {kind} run '{}' for flow '{flow}'", self.name));
-            }
+            let kind = if self.is_called { "subflow" } else { "flow" };
+            let flow = &self.flow.info().name;
+            self.log(Level::Info, format!("Beginning {kind} run '{}' for flow '{flow}'", self.name));
             let outcome =
                 attempt(&self.flow, &self.parameters, self.new_run(), &self.interrupts, lease).await;
             if let Some(end) = self.conclude(outcome).await? {
@@ -208,7 +207,12 @@ impl Session {
     async fn conclude(&mut self, outcome: Outcome) -> Result<Option<End>, Error> {
         match outcome {
             Outcome::Returned(Ok(value)) => {
-                let state = NewState::new(StateType::Completed);
+                let mut state = NewState::new(StateType::Completed);
+                // Not kept over an await: results need not be `Sync`.
+                let text = self.flow.encode_result(&*value);
+                if let Some(text) = text {
+                    state.data = self.keep(text).await;
+                }
                 self.finish(state, End::Completed(value)).await
             }
             Outcome::Returned(Err(error)) => {
@@ -220,7 +224,8 @@ impl Session {
             Outcome::TimedOut(timeout) => {
                 let message = format!("Flow run exceeded timeout of {:?} second(s)", timeout.as_secs_f64());
                 self.log(Level::Error, message.clone());
-                self.finish(failed(message.clone()).named("TimedOut"), End::Failed(message.into())).await
+                let state = NewState::new(StateType::Failed).named("TimedOut").with_message(message.clone());
+                self.finish(state, End::Failed(message.into())).await
             }
             Outcome::Panicked(message) => {
                 let message = format!("Flow run panicked: {message}");
@@ -229,6 +234,18 @@ impl Session {
             Outcome::Suspended => Ok(Some(self.suspended())),
             Outcome::Interrupted(interrupt) => self.end_interrupted(interrupt).await.map(Some),
         }
+    }
+
+    /// Keeps the result; says where it is.
+    async fn keep(&self, text: Result<String, serde_json::Error>) -> Option<Value> {
+        let kept = match text {
+            Ok(text) => self.engine.results.keep_of_flow(text).await,
+            Err(error) => Err(error.into()),
+        };
+        kept.inspect_err(|error| {
+            self.log(Level::Error, format!("The result was not persisted: {}", chain(&**error)));
+        })
+        .ok()
     }
 
     /// Proposes a final state. `None`: the run is to be tried again.

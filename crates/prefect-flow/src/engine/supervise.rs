@@ -122,6 +122,8 @@ pub(super) async fn attempt(
         Err(error) => return Outcome::Returned(Err(error.into())),
     };
     let mut background = JoinSet::new();
+    // The first at once, however soon the flow ends.
+    engine.send_detached(heartbeat(&run));
     background.spawn(heartbeats(Arc::clone(&run)));
     if let Some(lease) = lease {
         background.spawn(keep_slot(Arc::clone(&run), lease, interrupts.slot_lost.clone()));
@@ -248,16 +250,20 @@ async fn within(engine: &Engine, grace: Duration, body: &mut Body) -> Option<Out
 /// Tells now and then that the run is alive.
 async fn heartbeats(run: Arc<Run>) {
     let mut tick = tokio::time::interval(run.engine.options.heartbeat);
+    tick.reset();
     loop {
         tick.tick().await;
-        let resource = Resource::of("flow-run", run.id)
-            .named(&run.name)
-            .with("prefect.version", prefect_client::PREFECT_VERSION);
-        // The first one related is the run itself.
-        let related = run.related.iter().skip(1).cloned();
-        let event = Event::new("prefect.flow-run.heartbeat", Timestamp::now(), resource).related(related);
-        run.engine.events.send(event).await;
+        run.engine.events.send(heartbeat(&run)).await;
     }
+}
+
+fn heartbeat(run: &Run) -> Event {
+    let resource = Resource::of("flow-run", run.id)
+        .named(&run.name)
+        .with("prefect.version", prefect_client::PREFECT_VERSION);
+    // The first one related is the run itself.
+    let related = run.related.iter().skip(1).cloned();
+    Event::new("prefect.flow-run.heartbeat", Timestamp::now(), resource).related(related)
 }
 
 /// Renews the lease on the deployment's slot, from the first moment on. A server that is away is no reason to stop, nor

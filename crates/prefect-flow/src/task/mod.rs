@@ -5,12 +5,14 @@
 //! are given back.
 
 mod handle;
+mod persisted;
 mod reporter;
 mod run;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use prefect_api::flow_run::{TaskInput, TaskRunPolicy};
 use prefect_api::task_event::{DELAYS_LIMIT, TaskRunRecord};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +20,14 @@ use uuid::Uuid;
 
 pub(crate) use handle::Outcome;
 pub use handle::{Done, Handle, Submitted, Upstream};
+use persisted::Keep;
+pub use persisted::Persisted;
 pub(crate) use reporter::py_state;
 
 use crate::context::Context;
 use crate::error::{BoxError, TaskError};
 use crate::hook::{Entered, Hook, Occasion};
+use crate::results::Cache;
 use reporter::Reporter;
 use run::{Held, TaskRun};
 
@@ -212,13 +217,32 @@ impl Task {
         R: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
+        self.run_kept(body, None).await
+    }
+
+    async fn run_kept<T, E, F, R>(self, body: F, keep: Option<Keep<T>>) -> Result<Done<T>, TaskError>
+    where
+        F: FnMut(Context) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
         let (task, handle) = self.prepare();
-        task.run(body, None, handle).await
+        task.run(body, None, handle, keep).await
     }
 
     /// Starts it at once, beside the flow, and gives a future of its result. At most so many submitted tasks
     /// are at work at once as [`crate::Program::concurrency`] says. The flow does not end before they have.
     pub fn submit<T, E, F, R>(self, body: F) -> Submitted<T>
+    where
+        F: FnMut(Context) -> R + Send + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.submit_kept(body, None)
+    }
+
+    fn submit_kept<T, E, F, R>(self, body: F, keep: Option<Keep<T>>) -> Submitted<T>
     where
         F: FnMut(Context) -> R + Send + 'static,
         R: Future<Output = Result<T, E>> + Send + 'static,
@@ -232,7 +256,7 @@ impl Task {
         let abort = run.abort.clone();
         let join = run.tasks.spawn(async move {
             // Dropped inside, so that its last state is reported before the engine closes.
-            abort.run_until_cancelled_owned(task.run(body, Some(permits), handle)).await
+            abort.run_until_cancelled_owned(task.run(body, Some(permits), handle, keep)).await
         });
         Submitted::new(name, kept, join)
     }
@@ -262,20 +286,19 @@ impl Task {
         T: Send + 'static,
         E: Into<BoxError>,
     {
-        let body = Arc::new(body);
-        self.run(move |task| {
-            let body = Arc::clone(&body);
-            async move {
-                match tokio::task::spawn_blocking(move || body(task).map_err(Into::into)).await {
-                    Ok(result) => result,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(error) => Err(BoxError::from(error)),
-                    },
-                }
-            }
-        })
-        .await
+        self.run(on_a_thread(body)).await
+    }
+
+    /// Stores the result, as JSON, so that it outlives the run: the state of the task run says where it is. A result
+    /// that cannot be stored is told in the log, and fails nothing.
+    pub const fn persist_result(self) -> Persisted {
+        Persisted { task: self, cache: Cache::none() }
+    }
+
+    /// Stores the result and takes that of an equal run instead, if there is one: its state is then `Cached`, and its
+    /// code is not run.
+    pub const fn cached(self, cache: Cache) -> Persisted {
+        Persisted { task: self, cache }
     }
 
     fn prepare(self) -> (TaskRun, Handle) {
@@ -290,7 +313,7 @@ impl Task {
         record.tags.clone_from(&self.tags);
         record.policy = TaskRunPolicy {
             retries: self.retries,
-            retry_delay: self.delays.0.iter().take(DELAYS_LIMIT).map(Duration::as_secs_f64).collect(),
+            retry_delay: self.delays.0.iter().take(DELAYS_LIMIT).copied().collect(),
             ..TaskRunPolicy::default()
         };
         if let Some(parent) = &self.ctx.task {
@@ -318,5 +341,27 @@ impl Task {
             held: Held::default(),
         };
         (task, handle)
+    }
+}
+
+/// Code that blocks its thread, on one of its own.
+fn on_a_thread<T, E, F>(body: F) -> impl FnMut(Context) -> BoxFuture<'static, Result<T, BoxError>>
+where
+    F: Fn(Context) -> Result<T, E> + Send + Sync + 'static,
+    T: Send + 'static,
+    E: Into<BoxError>,
+{
+    let body = Arc::new(body);
+    move |task| {
+        let body = Arc::clone(&body);
+        Box::pin(async move {
+            match tokio::task::spawn_blocking(move || body(task).map_err(Into::into)).await {
+                Ok(result) => result,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(error) => Err(BoxError::from(error)),
+                },
+            }
+        })
     }
 }

@@ -37,6 +37,11 @@ impl Reporter {
         &self.record.name
     }
 
+    /// The task, as it is told apart from others.
+    pub(super) fn task(&self) -> &str {
+        &self.record.task_key
+    }
+
     /// The context of the task run.
     pub(super) const fn context(&self) -> &Context {
         &self.ctx

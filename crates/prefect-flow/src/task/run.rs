@@ -8,16 +8,19 @@ use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use prefect_api::id::TaskRunId;
 use prefect_api::task_event::TaskState;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::persisted::Keep;
 use super::reporter::Reporter;
 use super::{Delays, Done, Handle, RetryIf};
 use crate::context::Context;
 use crate::engine::ABORTED;
-use crate::error::{BoxError, TaskCause, TaskError, chain, panic_message};
+use crate::error::{BoxError, Cancelled, TaskCause, TaskError, chain, panic_message};
 use crate::hook::{Entered, Hook, Occasion, run_all};
 use crate::report::Level;
+use crate::results::{Cache, Codec, Identity, Key};
 use crate::slots::{Slots, Taken};
 
 /// A task run about to start.
@@ -52,19 +55,20 @@ impl TaskRun {
         body: F,
         permits: Option<Arc<Semaphore>>,
         handle: Handle,
+        keep: Option<Keep<T>>,
     ) -> Result<Done<T>, TaskError>
     where
         F: FnMut(Context) -> R,
         R: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        let outcome = self.outcome(body, permits).await;
-        let last = outcome.as_ref().map_or_else(last_state, |_| TaskState::Completed);
+        let outcome = self.outcome(body, permits, keep).await;
+        let last = outcome.as_ref().map_or_else(last_state, |(_, last)| last.clone());
         self.reporter.close(&last).await;
         self.call_hooks(&last).await;
         self.reporter.tell_end();
         match outcome {
-            Ok(value) => Ok(Done { value, handle }),
+            Ok((value, _)) => Ok(Done { value, handle }),
             Err(cause) => Err(TaskError { name: self.reporter.name().to_owned(), handle, cause }),
         }
     }
@@ -82,8 +86,13 @@ impl TaskRun {
         }
     }
 
-    /// All but the last state.
-    async fn outcome<T, E, F, R>(&mut self, body: F, permits: Option<Arc<Semaphore>>) -> Result<T, TaskCause>
+    /// All but the last state; that one is given if the run is completed.
+    async fn outcome<T, E, F, R>(
+        &mut self,
+        body: F,
+        permits: Option<Arc<Semaphore>>,
+        keep: Option<Keep<T>>,
+    ) -> Result<(T, TaskState), TaskCause>
     where
         F: FnMut(Context) -> R,
         R: Future<Output = Result<T, E>>,
@@ -105,7 +114,76 @@ impl TaskRun {
             self.reporter.rename(name);
         }
         self.start(TaskState::Running).await;
-        self.attempts(body).await
+        let Some(Keep { codec, cache }) = keep else {
+            return Ok((self.attempts(body).await?, TaskState::Completed { result: None }));
+        };
+        let key = self.key(cache);
+        if let Some(key) = key.as_ref().filter(|key| key.is_shared)
+            && let Some((value, result)) = self.until_cancelled(self.find(key, codec)).await?
+        {
+            return Ok((value, TaskState::Cached { result }));
+        }
+        let value = self.attempts(body).await?;
+        let result = match key {
+            // To the end: what is done is done.
+            Some(key) => {
+                // Not kept over an await: results need not be `Sync`.
+                let text = (codec.encode)(&value);
+                self.keep(key, text).await
+            }
+            None => None,
+        };
+        Ok((value, TaskState::Completed { result }))
+    }
+
+    /// Under which the result is stored; `None` if it cannot be.
+    fn key(&self, cache: Cache) -> Option<Key> {
+        let run = &self.ctx.run;
+        let identity = Identity {
+            flow: &run.flow_name,
+            task: self.reporter.task(),
+            version: run.engine.version(),
+            run: run.id,
+        };
+        let key = cache.resolve(identity);
+        key.inspect_err(|error| {
+            let error = chain(error);
+            let line =
+                format!("Error encountered when computing cache key - result will not be persisted: {error}");
+            self.log(Level::Error, line);
+        })
+        .ok()
+    }
+
+    /// The result of an equal run, and where it is.
+    async fn find<T>(&self, key: &Key, codec: Codec<T>) -> Option<(T, Value)> {
+        let found = match self.ctx.run.engine.results().find(&key.name).await {
+            Ok(found) => found?,
+            Err(error) => {
+                self.log(Level::Warning, format!("The cached result cannot be read: {}", chain(&*error)));
+                return None;
+            }
+        };
+        let (text, reference) = found;
+        match (codec.decode)(&text) {
+            Ok(value) => Some((value, reference)),
+            Err(error) => {
+                self.log(Level::Warning, format!("The cached result is of another form: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Stores the result; says where it is.
+    async fn keep(&self, key: Key, text: Result<String, serde_json::Error>) -> Option<Value> {
+        let kept = match text {
+            Ok(text) => self.ctx.run.engine.results().keep(&key.name, text, key.lasts).await,
+            Err(error) => Err(error.into()),
+        };
+        kept.inspect_err(|error| {
+            self.log(Level::Error, format!("The result was not persisted: {}", chain(&**error)));
+        })
+        .ok()
     }
 
     async fn attempts<T, E, F, R>(&mut self, mut body: F) -> Result<T, TaskCause>
@@ -121,7 +199,13 @@ impl TaskRun {
                 Err(cause) => cause,
             };
             if self.stop.is_cancelled() {
-                self.log(Level::Error, format!("Task run ended: {}", chain(&cause)));
+                let told = matches!(&cause, TaskCause::Failed(error) if error.is::<Cancelled>());
+                let line = if told {
+                    format!("Crash detected! {ABORTED}")
+                } else {
+                    format!("Task run ended: {}", chain(&cause))
+                };
+                self.log(Level::Error, line);
                 return Err(TaskCause::Cancelled);
             }
             retry += 1;

@@ -475,6 +475,7 @@ impl Inner {
         }
         run.record["state_type"] = json!(kind);
         run.record["state_name"] = state["name"].clone();
+        run.record["state"] = state.clone();
         run.states.push(state.clone());
         json!({"status": "ACCEPT", "state": state, "details": {"type": "accept_details"}})
     }

@@ -253,7 +253,7 @@ async fn slots_of_global_limits_are_held_as_long_as_the_flow_wants() {
     let asked = &inner.calls_to("POST", "increment-with-lease")[0];
     assert_eq!((&asked["slots"], &asked["lease_duration"]), (&json!(2), &json!(300)));
     assert_eq!(asked["holder"], json!({"type": "flow_run", "id": bench.run}));
-    let missing = "30 Concurrency limits [\"nothing\"] do not exist - skipping acquisition.";
+    let missing = "30 Concurrency limits ['nothing'] do not exist - skipping acquisition.";
     assert_eq!(inner.lines().iter().filter(|line| *line == missing).count(), 2);
 }
 

@@ -8,6 +8,7 @@ mod deployments;
 mod hooks;
 mod limits;
 mod pauses;
+mod results;
 mod runs;
 mod subflows;
 mod tasks;
