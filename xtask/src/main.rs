@@ -98,7 +98,9 @@ struct Fault {
 
 #[derive(Debug, Args)]
 struct Differential {
-    /// What is compared: `worker`, for the containers that job variables lead to.
+    /// What is compared: `worker`, for the containers that job variables lead to; `engine`, for what the server
+    /// holds of flow runs.
+    #[arg(value_parser = ["worker", "engine"])]
     what: String,
     /// Only the cases whose names contain this.
     #[arg(long)]

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use testkit::docker::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::differential::worker::Part;
+use crate::differential::Part;
 use crate::images::Images;
 use crate::programs::Programs;
 use crate::{demo, differential, fault, measure, print, say};
@@ -87,17 +87,33 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Differential {
     /// The containers that job variables lead to.
-    Worker {
-        /// Only the cases whose names contain this.
-        #[arg(long, conflicts_with = "quick")]
-        only: Option<String>,
-        /// Only the few cases that stand for all.
-        #[arg(long)]
-        quick: bool,
-        /// The report as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Worker(Compared),
+    /// What the server holds of flow runs.
+    Engine(Compared),
+}
+
+#[derive(Debug, clap::Args)]
+struct Compared {
+    /// Only the cases whose names contain this.
+    #[arg(long, conflicts_with = "quick")]
+    only: Option<String>,
+    /// Only the few cases that stand for all.
+    #[arg(long)]
+    quick: bool,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compared {
+    fn options(&self) -> differential::Options {
+        let part = match &self.only {
+            Some(only) => Part::Named(only.clone()),
+            None if self.quick => Part::Quick,
+            None => Part::All,
+        };
+        differential::Options { part, quiet: self.json }
+    }
 }
 
 /// The program.
@@ -146,18 +162,15 @@ async fn run(command: Command) -> Result<()> {
             }
             ensure!(report.ok, "the runs did not all come through");
         }
-        Command::Differential { what: Differential::Worker { only, quick, json } } => {
-            let part = match only {
-                Some(only) => Part::Named(only),
-                None if quick => Part::Quick,
-                None => Part::All,
-            };
-            let options = differential::worker::Options { part, quiet: json };
-            let report = Box::pin(differential::worker::run(&options, interrupted()?)).await?;
-            print(&if json { serde_json::to_string(&report)? } else { report.text() });
-            if !report.passed() {
-                bail!("the workers differ");
-            }
+        Command::Differential { what: Differential::Worker(compared) } => {
+            let report = Box::pin(differential::worker::run(&compared.options(), interrupted()?)).await?;
+            print(&if compared.json { serde_json::to_string(&report)? } else { report.text() });
+            ensure!(report.passed(), "the workers differ");
+        }
+        Command::Differential { what: Differential::Engine(compared) } => {
+            let report = Box::pin(differential::engine::run(&compared.options(), interrupted()?)).await?;
+            print(&if compared.json { serde_json::to_string(&report)? } else { report.text() });
+            ensure!(report.passed(), "the engines differ");
         }
         Command::Images { tag } => {
             let (engine, programs) = (Engine::connect().await?, Programs::find()?);

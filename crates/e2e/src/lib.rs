@@ -8,6 +8,7 @@
 //! - [`runs`] triggers and watches flow runs as SciCat's side of the system does.
 //! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
 //! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
+//! - [`scenarios`] are the flows that both engines run to be compared.
 //! - [`demo`], [`measure`], [`differential`] and [`fault`] are the programs made of these.
 
 pub mod cli;
@@ -25,6 +26,7 @@ pub mod programs;
 pub mod puppet;
 pub mod runs;
 pub mod s3;
+pub mod scenarios;
 pub mod stack;
 pub mod summary;
 

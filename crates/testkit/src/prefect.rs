@@ -5,10 +5,12 @@
 //! own in a temporary directory; `~/.prefect` is neither read nor written.
 
 mod fake;
+mod rest;
 mod server;
 mod venv;
 
 pub use fake::FakeServer;
+pub use rest::Rest;
 pub(crate) use server::free_port;
 pub use server::{Database, Options, PrefectServer};
 pub use venv::{Release, VERSION, Venv};

@@ -14,10 +14,10 @@ use tempfile::TempDir;
 use testkit::docker::{Container, Engine, Image};
 use testkit::prefect::{Options, PrefectServer};
 use testkit::process::{Command, Process};
-use tokio::time::Instant;
 
 use super::case::{Case, Pool, Tokens, VARIABLES, filled};
 use super::drive::Side;
+use crate::differential::patiently;
 use crate::programs::Programs;
 use crate::runs;
 
@@ -25,9 +25,6 @@ use crate::runs;
 const WORKER: &str = "differential";
 const FLOW: &str = "differential";
 const PYTHON: Duration = Duration::from_mins(2);
-/// How long a busy server is waited for.
-const PATIENCE: Duration = Duration::from_mins(3);
-const RETRY: Duration = Duration::from_secs(1);
 
 const DEFAULT_TEMPLATE: &str = include_str!("../../../../../job-templates/docker.json");
 const CUSTOM_TEMPLATE: &str = include_str!("../../../differential/worker/custom-template.json");
@@ -167,22 +164,6 @@ impl Bench {
 
     pub(super) async fn stop(self) -> Result<()> {
         self.server.stop().await
-    }
-}
-
-/// Repeats a call that may be repeated, as long as the server only says that it is busy.
-pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, prefect_client::Error>
-where
-    F: Future<Output = Result<T, prefect_client::Error>>,
-{
-    let started = Instant::now();
-    loop {
-        match call().await {
-            Err(error) if error.is_transient() && started.elapsed() < PATIENCE => {
-                tokio::time::sleep(RETRY).await;
-            }
-            outcome => return outcome,
-        }
     }
 }
 

@@ -105,6 +105,16 @@ pub fn all() -> Result<Vec<Case>> {
 /// What stands for the tokens, by their names without the angle brackets.
 pub type Tokens = BTreeMap<&'static str, String>;
 
+impl crate::differential::Case for Case {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_quick(&self) -> bool {
+        self.quick
+    }
+}
+
 impl Case {
     /// The case with its tokens replaced, and the probe's image unless it names one.
     #[must_use]

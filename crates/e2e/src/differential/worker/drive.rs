@@ -17,9 +17,10 @@ use testkit::process::Process;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::bench::{Bench, Deployed, patiently};
+use super::bench::{Bench, Deployed};
 use super::case::Pool;
 use super::container::document;
+use crate::differential::patiently;
 use crate::{containers, say};
 
 /// Runs under way at a time.

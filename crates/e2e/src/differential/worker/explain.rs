@@ -1,15 +1,7 @@
 //! The differences that we stand by. Each is a row of `docs/compatibility.md`, where its reason is.
 
-use super::compare::Difference;
-
-/// A difference that is meant.
-#[derive(Debug)]
-pub struct Explanation {
-    /// The words of `docs/compatibility.md`.
-    pub difference: &'static str,
-    /// Whether this is such a difference.
-    pub covers: fn(&Difference) -> bool,
-}
+use crate::differential::compare::Difference;
+use crate::differential::findings::Explanation;
 
 fn only_python_launches(found: &Difference) -> bool {
     found.path == "outcome" && found.python == "launched"
@@ -106,12 +98,6 @@ mod tests {
 
     #[test]
     fn every_explanation_is_documented() {
-        let document = include_str!("../../../../../docs/compatibility.md");
-        for Explanation { difference, .. } in TABLE {
-            assert!(
-                document.contains(&format!("| {difference} |")),
-                "no row of compatibility.md is {difference:?}"
-            );
-        }
+        crate::differential::findings::assert_documented(TABLE);
     }
 }

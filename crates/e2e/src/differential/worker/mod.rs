@@ -3,12 +3,11 @@
 //! - [`case`] holds the cases: what a deployment and its run ask for.
 //! - `bench` is the world that they run in: server, pools, blocks, networks, a registry.
 //! - `drive` runs all cases through one worker and notes what the engine got.
-//! - `container` is what counts of a container, [`compare`] finds the differences.
+//! - `container` is what counts of a container.
 //! - [`explain`] knows the differences that we stand by.
 
 mod bench;
 pub mod case;
-pub mod compare;
 mod container;
 mod drive;
 pub mod explain;
@@ -17,46 +16,18 @@ mod report;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use testkit::docker::Engine;
 
 use self::bench::Bench;
 use self::drive::Side;
 pub use self::report::Report;
+use super::{Options, Part};
 use crate::programs::Programs;
-
-/// Which cases are run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Part {
-    /// All.
-    #[default]
-    All,
-    /// The few that stand for all: every variable and every explained difference is in them.
-    Quick,
-    /// Those whose names contain this.
-    Named(String),
-}
-
-/// What is compared.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// Which cases.
-    pub part: Part,
-    /// Say nothing on the way.
-    pub quiet: bool,
-}
 
 /// Compares until the end or until `interrupted` resolves, and leaves nothing behind either way.
 pub async fn run(options: &Options, interrupted: impl Future<Output = ()>) -> Result<Report> {
-    let mut cases = case::all()?;
-    match &options.part {
-        Part::All => {}
-        Part::Quick => cases.retain(|case| case.quick),
-        Part::Named(text) => {
-            cases.retain(|case| case.name.contains(text.as_str()));
-            ensure!(!cases.is_empty(), "no case has {text:?} in its name");
-        }
-    }
+    let cases = options.part.of(case::all()?)?;
     let engine = Arc::new(Engine::connect().await?);
     let outcome = tokio::select! {
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
@@ -77,6 +48,7 @@ async fn compare(engine: Arc<Engine>, cases: &[case::Case], options: &Options) -
         if python.len() != ours.len() {
             bail!("{} cases went through Python's worker, {} through ours", python.len(), ours.len());
         }
+        // The few need all explanations too.
         Ok(Report::new(python, ours, !matches!(options.part, Part::Named(_))))
     }
     .await;

@@ -1,13 +1,12 @@
 //! What came out.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::compare::{Difference, differences};
 use super::drive::{Outcome, Outcomes};
 use super::explain;
+use crate::differential::compare::differences;
+use crate::differential::findings::Findings;
 
 /// The comparison of both workers.
 #[derive(Debug, Serialize)]
@@ -18,27 +17,11 @@ pub struct Report {
     pub launched: usize,
     /// Cases that both refused.
     pub refused: usize,
-    /// Places where the two differ.
-    pub differences: usize,
-    /// Those of them that we stand by.
-    pub explained: usize,
-    /// The others.
-    pub unexplained: Vec<Difference>,
-    /// The differences that we stand by, by their reason.
-    pub explanations: Vec<Explained>,
-    /// Explanations that explained nothing, if all cases ran.
-    pub unused: Vec<&'static str>,
+    /// The differences.
+    #[serde(flatten)]
+    pub findings: Findings,
     /// What the workers say where at least one refuses.
     pub messages: Vec<Messages>,
-}
-
-/// Differences with one explanation.
-#[derive(Debug, Serialize)]
-pub struct Explained {
-    /// The difference, in the words of `docs/compatibility.md`.
-    pub explanation: &'static str,
-    /// Where.
-    pub differences: Vec<Difference>,
 }
 
 /// Why a run was not launched.
@@ -58,14 +41,7 @@ impl Report {
             cases: 0,
             launched: 0,
             refused: 0,
-            differences: 0,
-            explained: 0,
-            unexplained: Vec::new(),
-            explanations: explain::TABLE
-                .iter()
-                .map(|explanation| Explained { explanation: explanation.difference, differences: Vec::new() })
-                .collect(),
-            unused: Vec::new(),
+            findings: Findings::new(explain::TABLE),
             messages: Vec::new(),
         };
         for (case, python) in python {
@@ -73,11 +49,7 @@ impl Report {
                 report.add(&case, &python, &ours);
             }
         }
-        if complete {
-            let unused = report.explanations.iter().filter(|explained| explained.differences.is_empty());
-            report.unused = unused.map(|explained| explained.explanation).collect();
-        }
-        report.explanations.retain(|explained| !explained.differences.is_empty());
+        report.findings.close(complete);
         report
     }
 
@@ -96,46 +68,28 @@ impl Report {
         if left.is_some() || right.is_some() {
             self.messages.push(Messages { case: case.to_owned(), python: left, ours: right });
         }
-        for difference in differences(case, &facts(python, ours), &facts(ours, python)) {
-            self.differences += 1;
-            let explanation = explain::TABLE.iter().position(|explanation| (explanation.covers)(&difference));
-            match explanation.and_then(|index| self.explanations.get_mut(index)) {
-                Some(explained) => {
-                    self.explained += 1;
-                    explained.differences.push(difference);
-                }
-                None => self.unexplained.push(difference),
-            }
-        }
+        self.findings.add(differences(case, &facts(python, ours), &facts(ours, python)));
     }
 
     /// Whether nothing is left to explain, and no explanation is stale.
     pub fn passed(&self) -> bool {
-        self.unexplained.is_empty() && self.unused.is_empty()
+        self.findings.passed()
     }
 
     /// The report for people.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{} cases: both launched {}, both refused {}\n{} differences, {} explained\n",
-            self.cases, self.launched, self.refused, self.differences, self.explained
-        );
-        // Writing to a String cannot fail.
-        let mut line = |line: String| writeln!(text, "{line}").unwrap_or_default();
-        for Explained { explanation, differences } in &self.explanations {
-            line(format!("  {:>3} x {explanation}", differences.len()));
-        }
-        for Difference { case, path, python, ours } in &self.unexplained {
-            line(format!("unexplained: {case}: {path}\n  python: {python}\n  ours:   {ours}"));
-            let said = self.messages.iter().find(|messages| messages.case == *case);
-            if let Some(Messages { python, ours, .. }) = said {
-                line(format!("  python says: {python:?}\n  ours says:   {ours:?}"));
-            }
-        }
-        for unused in &self.unused {
-            line(format!("explains nothing any more: {unused}"));
-        }
-        text
+        let said = |case: &str| {
+            let Messages { python, ours, .. } =
+                self.messages.iter().find(|messages| messages.case == case)?;
+            Some(format!("  python says: {python:?}\n  ours says:   {ours:?}"))
+        };
+        format!(
+            "{} cases: both launched {}, both refused {}\n{}",
+            self.cases,
+            self.launched,
+            self.refused,
+            self.findings.text(said)
+        )
     }
 }
 

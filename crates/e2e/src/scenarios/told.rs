@@ -1,0 +1,64 @@
+//! Flows that tell and read records: the twins of `told.py`.
+
+use std::collections::BTreeMap;
+
+use prefect_flow::{BoxError, Context, Flow, Program};
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+
+use super::Nothing;
+
+pub(super) fn add(program: Program) -> Program {
+    program
+        .flow(Flow::new("artifacts", artifacts))
+        .flow(Flow::new("logs", logs))
+        .flow(Flow::new("records", records))
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    size: u64,
+}
+
+async fn artifacts(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    ctx.markdown("markdown", "# Title", Some("Text.")).await?;
+    ctx.link("link", "https://example.org/a b", "here", None).await?;
+    ctx.image("image", "https://example.org/a.png", None).await?;
+    let progress = ctx.progress("progress", None)?;
+    progress.set(100.0);
+    let report = |task: Context| async move {
+        task.table("table", &[Row { name: "a", size: 1 }], Some("Of a task.")).await
+    };
+    ctx.task("report").run(report).await?;
+    Ok(())
+}
+
+async fn logs(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    ctx.debug("debug");
+    ctx.info("info");
+    ctx.warn("warning");
+    ctx.error("error");
+    let tell = |task: Context| async move {
+        task.debug("a task's debug");
+        task.info("a task's info\nin two lines");
+        task.warn("a task's warning");
+        task.error("a task's error");
+        Ok::<_, BoxError>(())
+    };
+    ctx.task("tell").run(tell).await?;
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Object {
+    size: u64,
+}
+
+async fn records(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    ctx.info(ctx.variable::<String>("text").await?.unwrap_or_default());
+    ctx.info(ctx.variable::<Object>("object").await?.map_or(0, |object| object.size));
+    ctx.info(if ctx.variable::<BTreeMap<String, u64>>("missing").await?.is_none() { "None" } else { "some" });
+    ctx.info(ctx.secret("password").await?.expose_secret().len());
+    Ok(())
+}
