@@ -11,11 +11,13 @@ use prefect_client::{Client, Settings, settings};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::deploy::{self, Deploy};
 use crate::engine::{self, Death, End, Engine, Options};
 use crate::error::{chain, panic_message};
 use crate::exit::Exit;
 use crate::parameters::{Parameters, parse_argument};
 use crate::program::Program;
+use crate::serve::{Runs, Serve, Stop};
 use crate::terminal::Terminal;
 
 /// Under this name workers call whatever is in an image.
@@ -46,6 +48,10 @@ enum Command {
         #[arg(long, conflicts_with = "flow")]
         all: bool,
     },
+    /// Make a deployment of a flow in a work pool, or change the one of that name.
+    Deploy(Box<Deploy>),
+    /// Make deployments of flows and run their runs, each in a process of its own, until Ctrl-C.
+    Serve(Box<Serve>),
     /// Run a flow now, without a deployment.
     Run {
         /// The flow's name.
@@ -108,6 +114,22 @@ pub(crate) fn main(program: Program) -> Exit {
                 return unknown_flow(&program, &flow);
             }
             start(program, Job::Run { flow, parameters: parameters.into_iter().collect() })
+        }
+        Command::Deploy(deploy) => match program.find(&deploy.flow).map(Arc::clone) {
+            Some(flow) => make_deployments(|client, _, _| async move {
+                let deployment = deploy.run(&client, flow.as_ref(), program.version).await?;
+                print(&format!("{}/{}\t{}", flow.info().name, deployment.name, deployment.id));
+                Ok(())
+            }),
+            None => unknown_flow(&program, &deploy.flow),
+        },
+        Command::Serve(serve) => {
+            if let Some(unknown) = serve.flows.iter().find(|name| program.find(name).is_none()) {
+                return unknown_flow(&program, unknown);
+            }
+            let is_served = |name: &String| serve.flows.is_empty() || serve.flows.contains(name);
+            let flows = program.flows().filter(|flow| is_served(&flow.info().name)).map(Arc::clone).collect();
+            make_deployments(|client, runs, stop| serve.run(client, flows, program.version, runs, stop))
         }
         Command::FlowRun(FlowRunCommand { command }) => match command {
             FlowRunAction::Execute { id: Some(id) } => start(program, Job::Execute(id)),
@@ -188,6 +210,45 @@ fn unknown_flow(program: &Program, name: &str) -> Exit {
     Exit::Usage
 }
 
+/// Sets up the process for work on deployments, without an engine.
+fn make_deployments<F>(work: impl FnOnce(Client, Runs, Stop) -> F) -> Exit
+where
+    F: Future<Output = Result<(), deploy::Error>>,
+{
+    let settings = match Settings::from_env() {
+        Ok(settings) => settings,
+        Err(error) => return bad_settings(&error),
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return fail(&error, Exit::Failure, None),
+    };
+    let (logging, runs) = match (settings::Logging::new(&settings), Runs::new(program, &settings)) {
+        (Ok(logging), Ok(runs)) => (logging, runs),
+        (Err(error), _) | (_, Err(error)) => return bad_settings(&error),
+    };
+    Terminal::standard_error().install_tracing(&logging);
+    let client = match Client::new(&settings) {
+        Ok(client) => client,
+        Err(error) => return fail(&error, Exit::Config, error.hint()),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, Exit::Failure, None),
+    };
+    let done = runtime.block_on(async {
+        let stop = Stop::default();
+        let mut signals = JoinSet::new();
+        let asked = stop.clone();
+        signals.spawn(forward_signals(move || asked.ask()));
+        work(client, runs, stop).await
+    });
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(&error, error.exit(), error.hint()),
+    }
+}
+
 /// Sets up the process and does the job.
 fn start(program: Program, job: Job) -> Exit {
     let settings = match Settings::from_env() {
@@ -214,7 +275,8 @@ fn start(program: Program, job: Job) -> Exit {
     let exit = runtime.block_on(async {
         let engine = Engine::start(client, options, terminal, &program);
         let mut signals = JoinSet::new();
-        signals.spawn(forward_signals(Arc::clone(&engine)));
+        let terminated = Arc::clone(&engine);
+        signals.spawn(forward_signals(move || terminated.terminate()));
         let exit = work(&engine, program, job).await;
         engine.close().await;
         exit
@@ -319,7 +381,7 @@ fn bad_settings(error: &settings::Error) -> Exit {
 }
 
 /// Forwards the signals that ask the process to end.
-async fn forward_signals(engine: Arc<Engine>) {
+async fn forward_signals(asked: impl Fn()) {
     use tokio::signal::unix::{SignalKind, signal};
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
@@ -331,7 +393,7 @@ async fn forward_signals(engine: Arc<Engine>) {
             _ = terminate.recv() => tracing::info!("received SIGTERM"),
             _ = interrupt.recv() => tracing::info!("received SIGINT"),
         }
-        engine.terminate();
+        asked();
     }
 }
 

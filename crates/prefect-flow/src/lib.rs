@@ -33,6 +33,7 @@
 //! oldest and says so. Work stops when the server says that the run is cancelled or gone.
 
 mod context;
+mod deploy;
 mod deployment_run;
 mod engine;
 mod entry;
@@ -46,6 +47,7 @@ mod program;
 mod record;
 mod report;
 mod results;
+mod serve;
 mod slots;
 mod subflow;
 mod task;

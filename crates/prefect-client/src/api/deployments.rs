@@ -1,10 +1,11 @@
 //! Deployments.
 
+use jiff::Timestamp;
 use prefect_api::deployment::{Deployment, NewDeployment};
 use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
 use prefect_api::id::DeploymentId;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::http::{Call, Client};
@@ -38,5 +39,22 @@ impl Client {
     ) -> Result<FlowRun, Error> {
         self.read(Call::new(Method::POST, "deployments/{}/create_flow_run", &[&id.to_string()]).json(run))
             .await
+    }
+
+    /// Stops or resumes the schedules of a deployment.
+    pub async fn set_deployment_paused(&self, id: DeploymentId, paused: bool) -> Result<(), Error> {
+        let path =
+            if paused { "deployments/{}/pause_deployment" } else { "deployments/{}/resume_deployment" };
+        self.call(Call::new(Method::POST, path, &[&id.to_string()])).await
+    }
+
+    /// Runs of deployments that are due before a moment. No claim: whoever asks is told the same ones.
+    pub async fn poll_deployments(
+        &self,
+        ids: &[DeploymentId],
+        scheduled_before: Timestamp,
+    ) -> Result<Vec<FlowRun>, Error> {
+        let body = json!({"deployment_ids": ids, "scheduled_before": scheduled_before});
+        self.read(Call::new(Method::POST, "deployments/get_scheduled_flow_runs", &[]).json(&body)).await
     }
 }
