@@ -40,7 +40,11 @@ const MAINTENANCE: Duration = Duration::from_mins(15);
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    observer: Option<Observer>,
 }
+
+/// Is told every call that failed after its retries.
+type Observer = Arc<dyn Fn(&Error) + Send + Sync>;
 
 struct Shared {
     http: reqwest::Client,
@@ -160,6 +164,7 @@ impl Client {
         let auth_string = settings.secret("PREFECT_API_AUTH_STRING");
         let api_key = settings.secret("PREFECT_API_KEY");
         Ok(Self {
+            observer: None,
             shared: Arc::new(Shared {
                 http,
                 api_url: settings.api_url().clone(),
@@ -182,6 +187,13 @@ impl Client {
             shared.policy.max_retries = 0;
         }
         Ok(client)
+    }
+
+    /// The same client, which tells `observer` every call that failed after its retries; that a record which need
+    /// not exist does not is no failure.
+    #[must_use]
+    pub fn observed(self, observer: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Arc::new(observer)), ..self }
     }
 
     /// The API's root.
@@ -216,6 +228,10 @@ impl Client {
 
     /// Calls and reads the answer's body as `T`.
     pub(crate) async fn read<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Error> {
+        self.observe(self.try_read(call).await)
+    }
+
+    async fn try_read<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Error> {
         let reply = self.send(&call).await?;
         serde_json::from_slice(&reply.body).map_err(|source| Error::Decode {
             method: call.method.clone(),
@@ -224,28 +240,36 @@ impl Client {
         })
     }
 
+    fn observe<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let (Err(error), Some(observer)) = (&outcome, &self.observer) {
+            observer(error);
+        }
+        outcome
+    }
+
     /// Calls and reads the answer's body as `T`; `None` if the record does not exist.
     pub(crate) async fn read_optional<T: DeserializeOwned>(
         &self,
         call: Call<'_>,
     ) -> Result<Option<T>, Error> {
-        match self.read(call).await {
+        let outcome = match self.try_read(call).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
-        }
+        };
+        self.observe(outcome)
     }
 
     /// Calls and gives the moment at which the server, or a proxy before it, says that it answered.
     pub(crate) async fn date(&self, call: Call<'_>) -> Result<Option<Timestamp>, Error> {
-        let reply = self.send(&call).await?;
+        let reply = self.observe(self.send(&call).await)?;
         let date = reply.headers.get(DATE).and_then(|date| date.to_str().ok());
         Ok(date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp()))
     }
 
     /// Calls and drops the answer's body.
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<(), Error> {
-        self.send(&call).await.map(drop)
+        self.observe(self.send(&call).await.map(drop))
     }
 
     /// `POST` to a path below the API's root, for what has no method of its own.

@@ -122,6 +122,44 @@ async fn a_server_that_stays_busy_is_given_up_after_the_retries() {
 }
 
 #[tokio::test]
+async fn an_observer_is_told_what_failed_and_not_what_need_not_be_there() {
+    let script = Script::default();
+    let missing = (404, vec![], json!({"detail": "not found"}));
+    script.answers.lock().unwrap().extend([
+        missing.clone(),
+        missing,
+        soon(503),
+        soon(503),
+        (200, vec![], json!({"odd": 1})),
+        (200, vec![], json!("3.7.2")),
+    ]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&told);
+    let client = client(&serve(script).await, &[("PREFECT_CLIENT_MAX_RETRIES", "1")])
+        .observed(move |error| ears.lock().unwrap().push(error.status()));
+    assert!(client.read_work_pool("p").await.unwrap().is_none());
+    client.health().await.unwrap_err();
+    client.server_version().await.unwrap_err();
+    client.server_version().await.unwrap_err();
+    client.server_version().await.unwrap();
+    assert_eq!(*told.lock().unwrap(), [Some(404), Some(503), None]);
+}
+
+#[tokio::test]
+async fn a_server_tells_its_clock() {
+    let script = Script::default();
+    let date = vec![("date", "Wed, 25 Nov 2026 09:30:00 GMT")];
+    script
+        .answers
+        .lock()
+        .unwrap()
+        .extend([(200, date, json!(true)), (200, vec![("date", "noon")], json!(true))]);
+    let client = client(&serve(script).await, &[]);
+    assert_eq!(client.clock().await.unwrap().unwrap().to_string(), "2026-11-25T09:30:00Z");
+    assert_eq!(client.clock().await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn refusals_are_not_retried_and_say_what_to_do() {
     let script = Script::default();
     script.answers.lock().unwrap().push_back((401, vec![], json!({"exception_message": "Unauthorized"})));
