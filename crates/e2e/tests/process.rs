@@ -90,6 +90,25 @@ impl Site {
         ended
     }
 
+    /// Names of the events about a run, once the last of them is there.
+    async fn events(&self, run: &FlowRun) -> Vec<String> {
+        let id = format!("prefect.flow-run.{}", run.id);
+        let filter = json!({"filter": {"related": {"id": [id]}}, "limit": 50});
+        let all = async {
+            loop {
+                let page = self.prefect.post_json("events/filter", &filter).await.unwrap();
+                let events = page["events"].as_array().unwrap().iter();
+                let names: Vec<String> =
+                    events.filter_map(|event| event["event"].as_str().map(str::to_owned)).collect();
+                if names.iter().any(|name| name == "prefect.worker.executed-flow-run") {
+                    return names;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(RUN, all).await.unwrap()
+    }
+
     fn starts(&self, run: &FlowRun) -> usize {
         let witnesses = self.shared.witnesses().unwrap();
         witnesses.get(&run.id.to_string()).map_or(0, e2e::puppet::Witness::starts)
@@ -118,6 +137,9 @@ async fn processes_end_in_the_states_that_they_came_to() {
     let missing = site.trigger(&exiting(0), json!({"command": "/nonexistent/program"})).await;
     let completed = site.ended(&completing, StateType::Completed, &worker).await;
     assert!(completed.infrastructure_pid.is_some(), "{completed:?}");
+    let events = site.events(&completed).await;
+    assert!(events.iter().any(|name| name == "prefect.worker.submitted-flow-run"), "{events:?}");
+    assert!(!events.iter().any(|name| name.contains("docker")), "no container was there: {events:?}");
     let crashed = site.ended(&crashing, StateType::Crashed, &worker).await;
     assert!(
         message(&crashed).contains("status code 3") || message(&crashed).contains("status code: 3"),

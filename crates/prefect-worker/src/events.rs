@@ -19,6 +19,8 @@ use crate::slug::resource_slug;
 pub(crate) struct Emitter {
     sender: EventSender,
     worker: Resource,
+    /// Whether the infrastructure is containers: only those have events of their own.
+    containers: bool,
 }
 
 /// What a run's events are about.
@@ -50,7 +52,7 @@ impl Emitter {
             .named(worker)
             .with("prefect.version", PREFECT_VERSION)
             .with("prefect.worker-type", kind);
-        Self { sender, worker }
+        Self { sender, worker, containers: kind == "docker" }
     }
 
     pub(crate) async fn started(&self, pool: &WorkPool) -> EventId {
@@ -80,22 +82,28 @@ impl Emitter {
         self.emit("prefect.worker.executed-flow-run", self.worker.clone(), related, submitted).await;
     }
 
-    /// The container's status changed: `created`, `running`, `exited`.
+    /// The container's status changed: `created`, `running`, `exited`. Other infrastructure has no such events.
     pub(crate) async fn container(
         &self,
         subject: &Subject,
         container: &Infrastructure,
         status: &str,
         follows: Option<EventId>,
-    ) -> EventId {
+    ) -> Option<EventId> {
+        if !self.containers {
+            return None;
+        }
         let resource =
             Resource::new(format!("prefect.docker.container.{}", container.id)).named(&container.name);
         let mut related = subject.related.clone();
         related.push(self.worker.clone().role("worker"));
-        self.emit(&format!("prefect.docker.container.{status}"), resource, related, follows).await
+        Some(self.emit(&format!("prefect.docker.container.{status}"), resource, related, follows).await)
     }
 
     pub(crate) async fn creation_failed(&self, subject: &Subject) {
+        if !self.containers {
+            return;
+        }
         let related = subject.related.clone();
         self.emit("prefect.docker.container.creation-failed", self.worker.clone(), related, None).await;
     }

@@ -34,6 +34,14 @@ pub(crate) struct Claim<'a> {
     pub(crate) infrastructure_pid: &'a str,
     /// The program does not report itself: its exit code says how it went.
     pub(crate) report_exit_state: bool,
+    /// The kind of the launcher, which decides about the words.
+    pub(crate) kind: &'static str,
+}
+
+impl Claim<'_> {
+    fn is_container(&self) -> bool {
+        self.kind == "docker"
+    }
 }
 
 /// Whether the run still is where we put it.
@@ -80,22 +88,31 @@ pub(crate) fn verdict(outcome: &Outcome, run: &FlowRun, claim: Claim<'_>) -> Ver
             let (explanation, advice) = explain(if *out_of_memory { 137 } else { *code });
             let mut message =
                 format!("Flow run infrastructure exited with non-zero status code {code}. {explanation}");
-            message.push_str(&detail(*code, *out_of_memory, *memory));
+            message.push_str(&detail(*code, *out_of_memory, *memory, claim.is_container()));
             if let Some(error) = error {
-                message.push_str(" The container engine says: ");
+                message.push_str(if claim.is_container() {
+                    " The container engine says: "
+                } else {
+                    " Its supervisor says: "
+                });
                 message.push_str(error);
             }
             Verdict::Crashed { message, advice: Some(advice) }
         }
         Outcome::Vanished => Verdict::Crashed {
             message: "Flow run infrastructure disappeared before its exit was seen.".to_owned(),
-            advice: Some("Somebody or something removed the container while it was running."),
+            advice: Some(if claim.is_container() {
+                "Somebody or something removed the container while it was running."
+            } else {
+                "Its supervisor was killed, the machine was restarted, or the state directory of the worker was removed \
+                 while it was running."
+            }),
         },
     }
 }
 
 /// What is known beyond the words of the contract: the signal, and how much memory there was.
-fn detail(code: i64, out_of_memory: bool, memory: Memory) -> String {
+fn detail(code: i64, out_of_memory: bool, memory: Memory, is_container: bool) -> String {
     let amount = |bytes: Option<u64>| bytes.map(|bytes| format!("{} MiB", bytes.div_ceil(1 << 20)));
     if out_of_memory {
         let limit = amount(memory.limit).map_or_else(
@@ -109,7 +126,7 @@ fn detail(code: i64, out_of_memory: bool, memory: Memory) -> String {
         };
     }
     match code {
-        137 => {
+        137 if is_container => {
             " It was ended by SIGKILL, and the engine saw no lack of memory: somebody killed it.".to_owned()
         }
         129..=192 => signal(code - 128).map(|name| format!(" It was ended by {name}.")).unwrap_or_default(),
@@ -237,7 +254,12 @@ mod tests {
         verdict(
             &outcome,
             run,
-            Claim { proposals: &proposals, infrastructure_pid: OURS, report_exit_state: false },
+            Claim {
+                proposals: &proposals,
+                infrastructure_pid: OURS,
+                report_exit_state: false,
+                kind: "docker",
+            },
         )
     }
 
@@ -274,7 +296,12 @@ mod tests {
     fn the_exit_of_a_program_that_does_not_report_is_its_result() {
         let judge = |outcome: Outcome, kind: &str| {
             let proposals = [Uuid::nil()];
-            let claim = Claim { proposals: &proposals, infrastructure_pid: OURS, report_exit_state: true };
+            let claim = Claim {
+                proposals: &proposals,
+                infrastructure_pid: OURS,
+                report_exit_state: true,
+                kind: "docker",
+            };
             verdict(&outcome, &run(&state(Uuid::nil(), kind)), claim)
         };
         for kind in ["PENDING", "RUNNING"] {
@@ -346,6 +373,29 @@ mod tests {
         assert_eq!(judge(exited(0), &run(&paused)), Verdict::Settled);
         paused["state"]["state_details"]["pause_reschedule"] = json!(true);
         assert_eq!(judge(exited(137), &run(&paused)), Verdict::Settled);
+    }
+
+    #[test]
+    fn processes_are_not_called_containers() {
+        let process = |outcome: &Outcome| {
+            let claim =
+                Claim { proposals: &[], infrastructure_pid: OURS, report_exit_state: false, kind: "process" };
+            match verdict(outcome, &run(&json!({"state_type": "RUNNING"})), claim) {
+                Verdict::Crashed { message, advice } => format!("{message} {}", advice.unwrap()),
+                other => panic!("not a crash: {other:?}"),
+            }
+        };
+        let vanished = process(&Outcome::Vanished);
+        assert!(vanished.contains("supervisor") && !vanished.contains("container"), "{vanished}");
+        let failed = Outcome::Exited {
+            code: 137,
+            out_of_memory: false,
+            error: Some("no record".to_owned()),
+            memory: Memory::default(),
+        };
+        let failed = process(&failed);
+        assert!(failed.contains("Its supervisor says: no record") && failed.contains("SIGKILL"), "{failed}");
+        assert!(!failed.contains("engine"), "{failed}");
     }
 
     #[test]

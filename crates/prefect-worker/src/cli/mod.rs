@@ -146,6 +146,9 @@ fn complain(error: &str, hint: Option<&str>) {
 mod tests {
     use std::num::NonZeroUsize;
 
+    use prefect_client::settings::Inputs;
+    use prefect_client::{Client, Settings};
+
     use super::start::Start;
     use super::*;
 
@@ -172,6 +175,22 @@ mod tests {
             assert_eq!(start.work_queues, ["a", "b"]);
             assert_eq!((start.limit.map(NonZeroUsize::get), start.prefetch_seconds), (Some(3), Some(5)));
             assert!(start.run_once && start.with_healthcheck && start.no_create_pool_if_not_found);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_without_a_name_is_called_as_pythons_worker_of_its_type() {
+        let environment = [("PREFECT_API_URL".to_owned(), "http://127.0.0.1:9/api".to_owned())].into();
+        let inputs = Inputs { environment, directory: "/nonexistent".into() };
+        let client = Client::new(&Settings::resolve(&inputs).unwrap()).unwrap();
+        for (more, class) in [
+            ("--type process", "ProcessWorker "),
+            ("--type docker", "DockerWorker "),
+            ("-l 1", "DockerWorker "),
+        ] {
+            let start = parse(&format!("prefect-worker start -p p {more}")).unwrap();
+            let name = start.default_name(&client).await;
+            assert!(name.len() > class.len() && name.starts_with(class), "{name}");
         }
     }
 

@@ -32,6 +32,9 @@ use crate::worker::Worker;
 /// Pause between two tries to find a server that is away when the worker starts.
 const START_RETRY: Duration = Duration::from_secs(2);
 
+/// How long a worker without a name waits to learn what its pool is.
+const NAMING: Duration = Duration::from_secs(3);
+
 /// The flags of `prefect worker start`.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "these are the switches of a command line")]
@@ -119,9 +122,12 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
     let signals = tokio::spawn(signals::watch(shutdown.clone(), on_shutdown, deadline));
 
     let template = start.base_job_template.as_deref().map(read_template).transpose()?;
-    let name = start.name.clone().unwrap_or_else(|| format!("DockerWorker {}", own_identity()));
-    let options = start.options(&name, &settings, template.as_ref())?;
     let client = Client::new(&settings)?;
+    let name = match &start.name {
+        Some(name) => name.clone(),
+        None => start.default_name(&client).await,
+    };
+    let options = start.options(&name, &settings, template.as_ref())?;
     let admin = Admin::new(&name, client.clone());
     let served = CancellationToken::new();
     let (requests, mut servers) = admin.open(start.http(&settings)?, &served).await?;
@@ -161,6 +167,21 @@ pub(super) async fn run(start: Start, profile: Option<&str>) -> Result<(), Error
 }
 
 impl Start {
+    /// The name that Python's worker of the same type gives itself. A pool may be of either type: where that
+    /// cannot be learnt soon, it is taken for the usual one.
+    pub(super) async fn default_name(&self, client: &Client) -> String {
+        let of_pool = async {
+            let pool = client.read_work_pool(self.pools.first()?).await.ok()??;
+            Some(pool.kind)
+        };
+        let kind = match &self.kind {
+            Some(kind) => Some(kind.clone()),
+            None => tokio::time::timeout(NAMING, of_pool).await.ok().flatten(),
+        };
+        let class = if kind.as_deref() == Some("process") { "ProcessWorker" } else { "DockerWorker" };
+        format!("{class} {}", own_identity())
+    }
+
     /// Options for each of the pools.
     fn options(
         &self,

@@ -201,13 +201,13 @@ impl Unit {
         self.entry.set_phase(RunPhase::Starting);
         let (infrastructure, created) = self.bring_up(&job, &subject, log).await?;
         shared.metrics.started(&pool.record.name, claimed.elapsed());
-        let running = shared.events.container(&subject, &infrastructure, "running", Some(created)).await;
+        let running = shared.events.container(&subject, &infrastructure, "running", created).await;
         Ok(Launched {
             infrastructure,
             attempt: job.attempt,
             subject: Some(subject),
             submitted: Some(submitted),
-            last_event: Some(running),
+            last_event: running,
             adopted: false,
         })
     }
@@ -219,7 +219,7 @@ impl Unit {
         job: &Job,
         subject: &Subject,
         log: &RunLog,
-    ) -> Result<(Infrastructure, EventId), Unlaunched> {
+    ) -> Result<(Infrastructure, Option<EventId>), Unlaunched> {
         let mut left = MOST_SPOILED;
         loop {
             let infrastructure = self.create(job, subject).await?;

@@ -83,6 +83,7 @@ impl Unit {
             proposals: &attempt.proposals,
             infrastructure_pid: &infrastructure.pid,
             report_exit_state: attempt.treatment.report_exit_state,
+            kind: self.shared.launcher.kind(),
         };
         loop {
             let judged = verdict(outcome, &run, claim);
