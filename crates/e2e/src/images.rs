@@ -60,7 +60,8 @@ impl Images {
         };
         let images = Self::tagged(tag);
         let worker = program(programs, "prefect-worker")?.symlink("/usr/local/bin/prefect", "prefect-worker");
-        engine.build_image(&images.worker, worker.cmd(["prefect-worker", "--help"])).await?;
+        let worker = worker.healthcheck(["prefect-worker", "healthcheck"]).cmd(["prefect-worker", "--help"]);
+        engine.build_image(&images.worker, worker).await?;
         let runtime =
             program(programs, "archiver-flows")?.symlink("/usr/local/bin/prefect", "archiver-flows");
         engine

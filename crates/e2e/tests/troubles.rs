@@ -50,7 +50,7 @@ async fn a_cancelled_archival_is_undone_in_its_container() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_image_and_a_killed_container_crash_their_runs() {
     let (engine, mut stack) = stack("crashed").await;
-    stack.start_worker(POOLS[0]).await.unwrap();
+    let worker = stack.start_worker(POOLS[0]).await.unwrap();
     let found =
         stack.prefect.read_deployment_by_name("archive_datasetlist", "datasets_archival").await.unwrap();
     let deployment = found.unwrap().id;
@@ -93,5 +93,17 @@ async fn a_missing_image_and_a_killed_container_crash_their_runs() {
     let told = tokio::time::timeout(RUN, told).await;
     assert!(told.is_ok(), "{:#}", stack.scicat.catalogue().job(&job).unwrap());
     assert_eq!(s3::list(&s3_client(&stack), LANDING_ZONE, &landing_prefix(pid)).await.unwrap().len(), 1);
+
+    // None of this is an illness of the worker, says the health check of its image.
+    let healthy = async {
+        loop {
+            let health = engine.inspect(&worker).await.unwrap().state.unwrap().health;
+            if health.and_then(|health| health.status).is_some_and(|status| status.to_string() == "healthy") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(RUN, healthy).await.expect("the worker's container is not healthy");
     end(engine, stack, None).await;
 }

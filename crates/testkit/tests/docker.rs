@@ -17,10 +17,12 @@ async fn an_image_from_scratch_runs_and_is_removed_in_the_end() {
     let tag = engine.name("program");
     let image = Image::scratch().program("/app", PROGRAM).await.unwrap().symlink("/bin/link", "/app");
     let image = image.dir("/tmp", 0o1777).env("GREETING", "a $ and \"quotes\"").user("1000:1000");
+    let image = image.healthcheck(["/app", "--help"]);
     let id = engine.build_image(&tag, image.entrypoint(["/bin/link"]).cmd(["--help"])).await.unwrap();
     assert!(engine.image_size(&tag).await.unwrap() > 1_000_000);
     let config = engine.api().inspect_image(&id).await.unwrap().config.unwrap();
     assert!(config.env.unwrap().contains(&"GREETING=a $ and \"quotes\"".to_owned()));
+    assert_eq!(config.healthcheck.unwrap().test.unwrap(), ["CMD", "/app", "--help"]);
 
     let network = engine.name("network");
     engine.create_network(&network).await.unwrap();

@@ -31,6 +31,7 @@ pub struct Image {
     labels: Vec<(String, String)>,
     entrypoint: Vec<String>,
     cmd: Vec<String>,
+    healthcheck: Vec<String>,
     user: Option<String>,
     workdir: Option<String>,
     pub(super) kept: bool,
@@ -97,6 +98,13 @@ impl Image {
         self
     }
 
+    /// Sets the command that tells whether a container is well, every 5 s.
+    #[must_use]
+    pub fn healthcheck<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.healthcheck = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -145,6 +153,9 @@ impl Image {
         lines.extend(self.user.iter().map(|user| format!("USER {user}")));
         if !self.entrypoint.is_empty() {
             lines.push(format!("ENTRYPOINT {}", json!(self.entrypoint)));
+        }
+        if !self.healthcheck.is_empty() {
+            lines.push(format!("HEALTHCHECK --interval=5s CMD {}", json!(self.healthcheck)));
         }
         if !self.cmd.is_empty() {
             lines.push(format!("CMD {}", json!(self.cmd)));
