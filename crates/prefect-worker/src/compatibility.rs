@@ -1,6 +1,9 @@
 //! Which versions of the Prefect server this worker is made for.
 
-use prefect_client::{PREFECT_VERSION, Settings, settings};
+use prefect_client::{Client, PREFECT_VERSION, Settings, settings};
+
+use crate::error::{Error, chain};
+use crate::status::StatusBoard;
 
 /// The setting that switches the comparison off.
 pub(crate) const CHECK: &str = "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED";
@@ -59,6 +62,32 @@ pub(crate) fn of(version: &str) -> Result<(), Problem> {
         (Some(3), Some(_)) => Ok(()),
         (Some(_), Some(_)) => Err(Problem::OtherMajor { version }),
         _ => Err(Problem::Unreadable { version }),
+    }
+}
+
+/// Asks the server for its version, shows it on the board and, if it is news, compares it where that is wanted.
+///
+/// # Errors
+/// The server is away, or speaks another API. Whatever else a server answers is not about versions.
+pub(crate) async fn learn(client: &Client, board: &StatusBoard, compare: bool) -> Result<(), Error> {
+    let version = match client.server_version().await {
+        Ok(version) => version,
+        Err(error) if error.is_transient() => return Err(error.into()),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "the server did not tell its version");
+            return Ok(());
+        }
+    };
+    if !board.set_server_version(&version) || !compare {
+        return Ok(());
+    }
+    match of(&version) {
+        Ok(()) => Ok(()),
+        Err(problem) if problem.is_fatal() => Err(Error::ServerVersion { problem: problem.to_string() }),
+        Err(problem) => {
+            tracing::warn!("{problem}; {REMEDY}");
+            Ok(())
+        }
     }
 }
 

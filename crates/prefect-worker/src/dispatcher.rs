@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::poller::Wake;
 use crate::reconcile::Adoption;
 use crate::shutdown::Shutdown;
-use crate::status::RunPhase;
+use crate::status::{Pulse, RunPhase};
 use crate::unit::{Shared, Unit};
 
 /// How long units may take to hand back and report once the worker leaves, below the 10 s that Docker gives.
+/// How often it goes round when nothing happens.
+pub(crate) const TICK: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(6);
 
 /// Takes runs and gives each to a unit.
@@ -72,10 +74,12 @@ impl Dispatcher {
     }
 
     /// Until the worker is to leave, or until there is nothing more to do.
-    pub(crate) async fn run(&mut self, mut inbox: Inbox) {
+    pub(crate) async fn run(&mut self, mut inbox: Inbox, pulse: Pulse) {
+        let mut ticks = tokio::time::interval(TICK);
         let shutdown = self.shutdown.clone();
         let mut polling = true;
         while polling || !self.units.is_empty() {
+            pulse.beat();
             tokio::select! {
                 biased;
                 () = shutdown.leaves_runs() => break,
@@ -91,6 +95,7 @@ impl Dispatcher {
                     Some(runs) => self.submit(runs),
                     None => polling = false,
                 },
+                _ = ticks.tick() => {}
             }
         }
         self.finish().await;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use prefect_api::template::TemplateError;
 use prefect_client::settings;
 
+use crate::compatibility;
 use crate::control;
 use crate::launcher::LaunchError;
 use crate::policy::PolicyError;
@@ -83,6 +84,12 @@ pub enum Error {
         /// The type of the pool.
         kind: String,
     },
+    /// The server speaks another API.
+    #[error("work with the Prefect server: {problem}")]
+    ServerVersion {
+        /// What is wrong with its version.
+        problem: String,
+    },
     /// The health server cannot listen.
     #[error("listen on {address} for health checks")]
     Health {
@@ -100,6 +107,7 @@ impl Error {
             Self::Settings(_)
             | Self::Policy(_)
             | Self::PolicyWithoutContainers { .. }
+            | Self::ServerVersion { .. }
             | Self::UnknownPool { .. }
             | Self::PoolType { .. }
             | Self::UnsupportedType { .. }
@@ -142,6 +150,7 @@ impl Error {
             Self::Policy(_) | Self::PolicyWithoutContainers { .. } => {
                 Some("see docs/guides/policy.md; --policy and PREFECT_WORKER_POLICY_FILE name the file")
             }
+            Self::ServerVersion { .. } => Some(compatibility::REMEDY),
             Self::Health { .. } => {
                 Some("set PREFECT_WORKER_WEBSERVER_HOST and PREFECT_WORKER_WEBSERVER_PORT")
             }

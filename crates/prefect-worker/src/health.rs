@@ -122,7 +122,10 @@ impl Health {
         let launchers = self.shared.launchers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let engines = futures_util::future::join_all(launchers.iter().map(|launcher| async {
             let answer = tokio::time::timeout(DEADLINE, launcher.check()).await;
-            Check::new("engine", told(answer.map(|answer| answer.map_err(|error| chain(&error)))))
+            if let Ok(Ok(Some(engine))) = &answer {
+                self.shared.status.set_engine(engine);
+            }
+            Check::new("engine", told(answer.map(|answer| answer.map(drop).map_err(|error| chain(&error)))))
         }));
         let api = async {
             let answer = tokio::time::timeout(DEADLINE, self.shared.client.health()).await;
@@ -217,6 +220,29 @@ mod tests {
             board.set_state(now);
             assert_eq!(state(&board.snapshot()).ok, ready, "{now:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_is_an_illness() {
+        let board = StatusBoard::new("w", "http://h/api");
+        board.set_state(State::Running);
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        let pause = Some(Duration::from_secs(10));
+        let hanging = board.pool("p", Duration::from_secs(10)).watch("poller", pause, |pulse| async move {
+            pulse.beat();
+            drop(woken.await);
+            pulse.beat();
+            std::future::pending::<()>().await;
+        });
+        let hanging = tokio::spawn(hanging);
+        tokio::time::sleep(Duration::from_mins(6)).await;
+        assert!(loops(&board.snapshot()).ok, "a call may take so long");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert_eq!(loops(&board.snapshot()).detail, "ended or stuck: poller of \"p\"");
+        wake.send(()).unwrap();
+        tokio::task::yield_now().await;
+        assert!(loops(&board.snapshot()).ok);
+        hanging.abort();
     }
 
     #[test]

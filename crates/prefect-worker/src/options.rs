@@ -6,6 +6,7 @@ use prefect_api::work_pool::BaseJobTemplate;
 use prefect_client::Settings;
 use prefect_client::settings::Logging;
 
+use crate::compatibility;
 use crate::error::Error;
 
 /// How a worker works. [`Options::new`] takes the `PREFECT_WORKER_*` settings; the rest is for the caller.
@@ -34,6 +35,8 @@ pub struct Options {
     pub base_job_template: Option<BaseJobTemplate>,
     /// Create the pool if there is none.
     pub create_pool: bool,
+    /// Compare the version of the server with those that this worker is tested with.
+    pub compare_versions: bool,
     /// How lines in the logs of runs are sent.
     pub logging: Logging,
 }
@@ -58,6 +61,7 @@ impl Options {
             run_once: false,
             base_job_template: None,
             create_pool: true,
+            compare_versions: compatibility::check_enabled(settings)?,
             logging: Logging::new(settings)?,
         })
     }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::status::PoolBoard;
+use crate::status::{PoolBoard, Pulse, ROUND};
 
 /// The least time between two polls: a burst of events makes few of them.
 const SPACING: Duration = Duration::from_millis(100);
@@ -29,6 +29,9 @@ const SPACING: Duration = Duration::from_millis(100);
 const LATE_EVENT: Duration = Duration::from_secs(2);
 /// Regular polls are rarer while the events come.
 const WITH_EVENTS: f64 = 1.5;
+
+/// How much regular polls are earlier or later than they should be: workers are not to poll in step.
+const JITTER: f64 = 0.3;
 
 /// Asks the poller to look at once.
 #[derive(Debug, Default)]
@@ -87,18 +90,25 @@ struct Brought {
 }
 
 impl Poller {
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken, pulse: Pulse) {
         let mut known = HashSet::new();
         let mut failures = 0_u32;
         let mut reason = Reason::Regular;
         let mut first = true;
         loop {
+            pulse.beat();
             let started = Instant::now();
             let wakes = self.wake.count();
             let polled = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                polled = self.poll() => polled,
+                polled = tokio::time::timeout(ROUND, self.poll()) => polled,
+            };
+            let Ok(polled) = polled else {
+                failures += 1;
+                tracing::warn!(failures, "could not poll for runs, trying again: it took too long");
+                self.metrics.polled(&self.options.pool, false);
+                continue;
             };
             let mut next = started + self.interval();
             self.metrics.polled(&self.options.pool, polled.is_ok());
@@ -121,7 +131,6 @@ impl Poller {
                 }
                 Err(error) => {
                     failures += 1;
-                    self.metrics.api_error(&error);
                     tracing::warn!(error = chain(&error), failures, "could not poll for runs, trying again");
                 }
             }
@@ -136,6 +145,11 @@ impl Poller {
                 }
             };
         }
+    }
+
+    /// The longest time between two polls.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.options.query.mul_f64(WITH_EVENTS * (1.0 + JITTER))
     }
 
     /// Time until the next regular poll.
@@ -171,7 +185,7 @@ impl Poller {
 
     async fn poll(&self) -> Result<Vec<FlowRun>, prefect_client::Error> {
         // As far as the next regular poll may be away.
-        let ahead = self.options.prefetch + self.options.query.mul_f64(WITH_EVENTS * 1.3);
+        let ahead = self.options.prefetch + self.longest_pause();
         let request = PollScheduled {
             work_queue_names: self.options.queues.clone(),
             scheduled_before: later(Timestamp::now(), ahead),
@@ -187,10 +201,10 @@ fn later(moment: Timestamp, by: Duration) -> Timestamp {
     moment.saturating_add(by).unwrap_or(moment)
 }
 
-/// `interval` give or take 30 %, so that workers do not poll in step.
+/// `interval` give or take [`JITTER`].
 fn jittered(interval: Duration) -> Duration {
     let [first, ..] = Uuid::new_v4().into_bytes();
-    interval.mul_f64(0.7 + 0.6 * f64::from(first) / 255.0)
+    interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * f64::from(first) / 255.0)
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::compatibility;
 use crate::drift::Drift;
 use crate::error::{Error, chain};
 use crate::launcher::Launcher;
 use crate::options::Options;
-use crate::status::PoolBoard;
+use crate::status::{PoolBoard, Pulse, ROUND};
 
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 
@@ -46,6 +47,7 @@ pub(crate) struct Sync {
     default: BaseJobTemplate,
     pool: watch::Sender<Arc<Pool>>,
     board: PoolBoard,
+    compare_versions: bool,
 }
 
 /// How a time over the channel ended.
@@ -68,6 +70,7 @@ impl Sync {
     ) -> Result<(Self, Option<Channel>, watch::Receiver<Arc<Pool>>), Error> {
         let kind = launcher.kind();
         let default = options.base_job_template.clone().unwrap_or_else(|| launcher.default_template());
+        compatibility::learn(&client, board.board(), options.compare_versions).await?;
         let existing = client.read_work_pool(&options.pool).await?;
         match &existing {
             Some(pool) => check_existing(pool, kind)?,
@@ -94,23 +97,25 @@ impl Sync {
         };
         check_existing(&record, kind)?;
         let (pool, receiver) = watch::channel(Arc::new(Pool::new(record, &default)));
-        let sync = Self { client, hello, kind, default, pool, board };
+        let compare_versions = options.compare_versions;
+        let sync = Self { client, hello, kind, default, pool, board, compare_versions };
         sync.show(&receiver.borrow().record);
         Ok((sync, channel, receiver))
     }
 
     /// Keeps at it until `stop`.
-    pub(crate) async fn run(self, channel: Option<Channel>, stop: CancellationToken) {
+    pub(crate) async fn run(self, channel: Option<Channel>, stop: CancellationToken, pulse: Pulse) {
         let mut channel = channel;
         let mut wanted = channel.is_some() || self.client.has_reached_server();
         let mut pause = Duration::from_secs(1);
         let mut next_try = Instant::now() + pause;
         let mut next_rest = Instant::now() + self.interval();
         loop {
+            pulse.beat();
             if let Some(open) = channel.take() {
                 let since = Instant::now();
                 self.board.set_channel_connected(true);
-                let over = self.serve(open, &stop).await;
+                let over = self.serve(open, &stop, &pulse).await;
                 self.board.set_channel_connected(false);
                 match over {
                     Over::Stopped => return,
@@ -132,6 +137,7 @@ impl Sync {
             if wanted && Instant::now() >= next_try {
                 match self.reconnect(&stop).await {
                     Ok(open) => {
+                        self.learn_version().await;
                         channel = open;
                         continue;
                     }
@@ -144,14 +150,40 @@ impl Sync {
                 next_try = Instant::now() + pause;
             }
             if Instant::now() >= next_rest {
-                let pool = self.pool.borrow().record.name.clone();
-                match sync_over_rest(&self.client, &self.hello, self.kind, &pool, &self.default).await {
-                    Ok(record) => self.publish(record),
-                    Err(error) => tracing::warn!(error = chain(&error), "pool not refreshed"),
+                if tokio::time::timeout(ROUND, self.refresh()).await.is_err() {
+                    tracing::warn!("pool not refreshed: it took too long");
                 }
                 next_rest = Instant::now() + self.interval();
             }
         }
+    }
+
+    async fn refresh(&self) {
+        let pool = self.pool.borrow().record.name.clone();
+        match sync_over_rest(&self.client, &self.hello, self.kind, &pool, &self.default).await {
+            Ok(record) => {
+                self.publish(record);
+                self.learn_version().await;
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "pool not refreshed"),
+        }
+    }
+
+    /// The server may have come back as another.
+    async fn learn_version(&self) {
+        let learnt = compatibility::learn(&self.client, self.board.board(), self.compare_versions);
+        match tokio::time::timeout(ROUND, learnt).await {
+            Ok(Err(error @ Error::ServerVersion { .. })) => {
+                tracing::error!(error = chain(&error), "the server was changed");
+            }
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the server did not tell its version"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+
+    /// The longest time between two rounds of the loop.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.interval().max(RECONNECT_MAX)
     }
 
     fn interval(&self) -> Duration {
@@ -172,12 +204,13 @@ impl Sync {
     }
 
     /// Heartbeats out and snapshots in, until the channel breaks.
-    async fn serve(&self, mut channel: Channel, stop: &CancellationToken) -> Over {
+    async fn serve(&self, mut channel: Channel, stop: &CancellationToken, pulse: &Pulse) -> Over {
         let mut sequence = 0;
         let mut heartbeats = tokio::time::interval(self.interval());
         heartbeats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         heartbeats.reset();
         loop {
+            pulse.beat();
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => {

@@ -107,6 +107,9 @@ impl Reconciler {
 
     /// One look; tells whether something was left for a later one.
     async fn look(&mut self, whole: bool) -> Result<bool, Error> {
+        if let Some(engine) = self.shared.launcher.check().await? {
+            self.shared.board.board().set_engine(&engine);
+        }
         let mut found = self.shared.launcher.list(&self.pool).await?;
         // Another server may have a pool of this name, and its workers share our engine.
         let ours = self.shared.pool.borrow().record.id;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::poller::Wake;
-use crate::status::PoolBoard;
+use crate::status::{PoolBoard, Pulse, ROUND};
 
 const CANCELLING: &str = "prefect.flow-run.Cancelling";
 const CANCELLED: &str = "prefect.flow-run.Cancelled";
@@ -48,9 +48,10 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken, pulse: Pulse) {
         let mut events = self.subscribe();
         loop {
+            pulse.beat();
             let connected = *self.connected.borrow();
             let pause = if connected { self.poll } else { self.poll.min(BLIND_POLL) };
             let suspects = tokio::select! {
@@ -80,7 +81,9 @@ impl Watcher {
                 }
                 () = tokio::time::sleep(pause) => self.in_flight.borrow().clone(),
             };
-            self.check(suspects).await;
+            if tokio::time::timeout(ROUND, self.check(suspects)).await.is_err() {
+                tracing::warn!("could not look for cancelled runs: it took too long");
+            }
         }
     }
 

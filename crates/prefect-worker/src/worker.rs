@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::claim::Fingerprint;
-use crate::dispatcher::{Dispatcher, Inbox};
+use crate::dispatcher::{Dispatcher, Inbox, TICK};
 use crate::error::{Error, chain};
 use crate::events::Emitter;
 use crate::launcher::Launcher;
@@ -55,6 +55,8 @@ impl Worker {
         launcher: Arc<dyn Launcher>,
         admin: &Admin,
     ) -> Result<Self, Error> {
+        let metrics = admin.metrics.clone();
+        let client = client.observed(move |error| metrics.api_error(error));
         let board = admin.status.pool(&options.pool, options.query);
         let (sync, channel, pool) =
             Box::pin(Sync::register(client.clone(), &options, launcher.as_ref(), board.clone())).await?;
@@ -69,7 +71,9 @@ impl Worker {
 
         let stop_loops = CancellationToken::new();
         let mut loops = JoinSet::new();
-        loops.spawn(board.watch("sync", sync.run(channel, stop_loops.clone())));
+        let stop = stop_loops.clone();
+        let pause = sync.longest_pause();
+        loops.spawn(board.watch("sync", Some(pause), |pulse| sync.run(channel, stop, pulse)));
 
         let event_sender = EventSender::spawn(client.clone());
         let events = Emitter::new(event_sender.clone(), &options.name, launcher.kind());
@@ -107,7 +111,7 @@ impl Worker {
         let mut dispatcher =
             Dispatcher::new(Arc::clone(&self.shared), limit, self.limited_queues, in_flight, wake, shutdown);
         let board = self.shared.board.clone();
-        board.watch("dispatcher", dispatcher.run(inbox)).await;
+        board.watch("dispatcher", Some(TICK), |pulse| dispatcher.run(inbox, pulse)).await;
         drop(dispatcher);
         self.shut_down(&pool, started).await;
     }
@@ -140,7 +144,9 @@ impl Worker {
             deaf: Arc::clone(&deaf),
             board: board.clone(),
         };
-        self.loops.spawn(board.watch("watcher", watcher.run(self.stop_loops.clone())));
+        let stop = self.stop_loops.clone();
+        let pause = self.options.cancellation_poll;
+        self.loops.spawn(board.watch("watcher", Some(pause), |pulse| watcher.run(stop, pulse)));
         let reconciler = Reconciler {
             shared: Arc::clone(&self.shared),
             pool: self.options.pool.clone(),
@@ -149,7 +155,9 @@ impl Worker {
             shutdown: shutdown.clone(),
             settled: HashSet::new(),
         };
-        self.loops.spawn(board.watch("reconciler", reconciler.run(looked, self.stop_loops.clone())));
+        let stop = self.stop_loops.clone();
+        // It may have to report a run, which takes as long as the server is away.
+        self.loops.spawn(board.watch("reconciler", None, |_| reconciler.run(looked, stop)));
         let poller = Poller {
             client: client.clone(),
             options: self.options.clone(),
@@ -159,19 +167,20 @@ impl Worker {
             wake: Arc::clone(wake),
             hearing: Hearing { connected: hearing, deaf },
         };
-        let (shutdown, stop, board) = (shutdown.clone(), self.stop_loops.clone(), board.clone());
-        self.loops.spawn(async move {
+        let (shutdown, stop) = (shutdown.clone(), self.stop_loops.clone());
+        let pause = poller.longest_pause();
+        self.loops.spawn(board.watch("poller", Some(pause), |pulse| async move {
             // What is there already counts against the limit: it has to be known before anything is claimed.
             let polling = async {
                 if first_look.await.is_ok() {
-                    poller.run(stop).await;
+                    poller.run(stop, pulse).await;
                 }
             };
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = board.watch("poller", polling) => {}
+                () = polling => {}
             }
-        });
+        }));
         Inbox { due, cancels, adoptions }
     }
 

@@ -1,7 +1,6 @@
 //! `prefect-worker doctor`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap::Args;
 use prefect_client::Settings;
 use serde_json::json;
 
+use super::text::line;
 use super::{print, start};
 use crate::doctor::{self, Finding, Probe, Request, Verdict};
 use crate::error::Error;
@@ -69,7 +69,7 @@ pub(super) async fn run(arguments: Arguments, profile: Option<&str>) -> Result<E
     print(&if arguments.json {
         format!("{}\n", json!({"ok": !failed, "checks": findings}))
     } else {
-        text(&findings)
+        described(&findings)
     });
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -84,7 +84,7 @@ const fn word(verdict: Verdict) -> &'static str {
 }
 
 /// A line per finding, with what can be done below it, and how many there are of each kind.
-fn text(findings: &[Finding]) -> String {
+fn described(findings: &[Finding]) -> String {
     let mut text = String::new();
     let mut counts: BTreeMap<usize, (&str, usize)> = BTreeMap::new();
     for Finding { check, subject, verdict, found, remedy } in findings {
@@ -98,11 +98,4 @@ fn text(findings: &[Finding]) -> String {
     let counts: Vec<String> = counts.values().map(|(word, count)| format!("{count} {word}")).collect();
     line(&mut text, format_args!("{}", counts.join(", ")));
     text
-}
-
-/// Writing to a string cannot fail.
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    if text.write_fmt(arguments).is_ok() {
-        text.push('\n');
-    }
 }

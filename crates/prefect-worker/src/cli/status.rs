@@ -46,6 +46,7 @@ fn describe(status: &Status, text: &mut String) {
     line(text, format_args!("  API     {}, Prefect {server}", status.api_url));
     match &status.engine {
         Some(engine) => line(text, format_args!("  engine  {}, version {}", engine.address, engine.version)),
+        None if status.pools.iter().all(|pool| pool.kind.as_deref() == Some("process")) => {}
         None => line(text, format_args!("  engine  has not answered")),
     }
     let dead: Vec<&str> =
@@ -90,14 +91,17 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::status::{RunPhase, State, StatusBoard};
+    use crate::status::{Engine, RunPhase, State, StatusBoard};
 
     #[tokio::test]
     async fn a_status_reads_well() {
         let board = StatusBoard::new("w", "http://h/api");
         board.set_state(State::Draining);
         board.set_server_version("3.7.2");
-        board.set_engine("unix:///var/run/docker.sock", "28.2.2");
+        board.set_engine(&Engine {
+            address: "unix:///var/run/docker.sock".to_owned(),
+            version: "28.2.2".to_owned(),
+        });
         let _waiting = (board.report_waits(), board.report_waits());
         drop(board.enter_loop("poller", None));
         let pool = board.pool("p", Duration::from_secs(10));

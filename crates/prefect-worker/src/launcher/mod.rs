@@ -24,6 +24,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+use crate::status::Engine;
+
 pub use attempt::{Attempt, Treatment};
 pub use docker::DockerLauncher;
 pub use process::ProcessLauncher;
@@ -350,8 +352,8 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     /// engine: only a worker on the same place can see what another has left.
     fn place(&self) -> &str;
 
-    /// Checks that jobs can be run at all.
-    async fn check(&self) -> Result<(), LaunchError>;
+    /// Checks that jobs can be run at all; tells which engine answered, if it takes one.
+    async fn check(&self) -> Result<Option<Engine>, LaunchError>;
 
     /// Validates the job and makes what it needs available: may pull an image, and notes how that goes. May
     /// be dropped at any time.

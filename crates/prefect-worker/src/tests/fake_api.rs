@@ -47,6 +47,8 @@ struct Records {
     /// The next claim is accepted, but the answer is lost.
     lose_claim: bool,
     demand_credentials: bool,
+    /// The version that the server says it is, if it is not the usual one.
+    version: Option<&'static str>,
     /// Workers that the server hears.
     heard: Vec<String>,
     /// The next proposal of this state gets a 500.
@@ -77,6 +79,7 @@ impl FakeApi {
                     )
                 }),
             )
+            .route("/api/admin/version", get(version))
             .route("/api/health", get(|| async { ok(json!(true)) }))
             .route("/api/work_pools/", post(create_pool))
             .route("/api/work_pools/pool", get(read_pool).patch(change_pool))
@@ -160,6 +163,10 @@ impl FakeApi {
 
     pub(super) fn demand_credentials(&self, demand: bool) {
         self.records(|records| records.demand_credentials = demand);
+    }
+
+    pub(super) fn set_version(&self, version: &'static str) {
+        self.records(|records| records.version = Some(version));
     }
 
     /// From now on, or not any more, only a proxy answers.
@@ -259,6 +266,11 @@ async fn guard(
             .into_response();
     }
     next.run(request).await
+}
+
+async fn version(State(server): Shared) -> Reply {
+    let version = server.records.lock().unwrap().version;
+    ok(json!(version.unwrap_or(prefect_client::PREFECT_VERSION)))
 }
 
 async fn workers(State(server): Shared) -> Reply {

@@ -14,6 +14,7 @@ use crate::launcher::{
     Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, Phase,
     Refusal, docker,
 };
+use crate::status::Engine;
 
 #[derive(Debug)]
 pub(super) struct FakeLauncher {
@@ -107,8 +108,8 @@ impl Launcher for FakeLauncher {
         "here"
     }
 
-    async fn check(&self) -> Result<(), LaunchError> {
-        Ok(())
+    async fn check(&self) -> Result<Option<Engine>, LaunchError> {
+        Ok(Some(Engine { address: "fake".to_owned(), version: "1".to_owned() }))
     }
 
     async fn prepare(&self, job: &Job, _: &dyn Notes) -> Result<(), LaunchError> {

@@ -414,6 +414,81 @@ async fn wrong_credentials_are_a_configuration_error() {
 }
 
 #[tokio::test]
+async fn a_server_of_another_major_version_is_refused_unless_nobody_compares() {
+    let bench = Bench::new().await;
+    bench.api.set_version("4.0.1");
+    let error = bench.register(bench.options()).await.err().unwrap();
+    assert_eq!(error.exit_code(), 64);
+    assert!(error.to_string().contains("Prefect 4.0.1"), "{error}");
+    assert!(error.hint().unwrap().contains("PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED"));
+    assert!(bench.journal.all().is_empty(), "{:#?}", bench.journal.all());
+
+    // One that is only not known is served.
+    for (version, compare) in [("3.99.0", true), ("4.0.2", false)] {
+        bench.api.set_version(version);
+        let mut options = bench.options();
+        options.compare_versions = compare;
+        bench.register(options).await.unwrap();
+        assert_eq!(bench.admin.status.snapshot().server_version.as_deref(), Some(version));
+    }
+}
+
+#[tokio::test]
+async fn every_loop_goes_round_and_a_worker_that_drains_is_live() {
+    let bench = Bench::new().await;
+    bench.api.schedule(json!({}));
+    let worker = bench.run(bench.options()).await;
+    bench.admin.status.set_state(crate::status::State::Running);
+    bench.journal.until("start").await;
+    let beaten = async || {
+        loop {
+            let loops = bench.admin.status.snapshot().loops;
+            let silent = loops.iter().filter(|entry| entry.last_beat_age_seconds.is_none());
+            if silent.map(|entry| entry.name.as_str()).eq(["reconciler of \"pool\""]) && loops.len() == 5 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, beaten()).await.expect("some loop does not beat");
+    assert!(bench.admin.health.live().ok, "{:?}", bench.admin.health.live());
+
+    worker.stop.request(OnShutdown::Drain);
+    bench.admin.status.set_state(crate::status::State::Draining);
+    let drained = async {
+        while bench.admin.status.snapshot().loops.iter().any(|entry| entry.name.starts_with("poller")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, drained).await.expect("the poller goes on");
+    assert!(bench.admin.health.live().ok, "{:?}", bench.admin.health.live());
+    bench.launcher.finish(0);
+    tokio::time::timeout(DEADLINE, worker.worker).await.expect("the worker did not drain").unwrap();
+}
+
+#[tokio::test]
+async fn every_call_that_fails_is_counted() {
+    let bench = Bench::new().await;
+    let worker = bench.run(bench.options()).await;
+    bench.journal.until("heartbeat").await;
+    bench.api.fail_next("PENDING");
+    bench.api.schedule(json!({}));
+    let counted = async {
+        let series = "prefect_worker_api_errors_total{worker=\"w\",kind=\"server\"} ";
+        loop {
+            let text = bench.admin.metrics.text().unwrap();
+            let count = text.lines().find_map(|line| line.strip_prefix(series)).unwrap();
+            if count != "0" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, counted).await.expect("the failed claim is in no figure");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn figures_and_status_agree_with_what_ran() {
     let bench = Bench::new().await;
     bench.api.schedule(json!({}));
@@ -425,6 +500,9 @@ async fn figures_and_status_agree_with_what_ran() {
         }
     };
     tokio::time::timeout(DEADLINE, running).await.expect("the run is not on the board");
+    let status = bench.admin.status.snapshot();
+    assert_eq!(status.server_version.as_deref(), Some("3.7.2"));
+    assert_eq!(status.engine.unwrap().version, "1");
     let text = bench.admin.metrics.text().unwrap();
     assert!(text.contains("prefect_worker_runs{worker=\"w\",pool=\"pool\",phase=\"running\"} 1"), "{text}");
     bench.launcher.finish(3);

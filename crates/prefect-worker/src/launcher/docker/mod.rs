@@ -43,7 +43,7 @@ use super::{
     Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Notes, Outcome, OutputSink, Phase, Refusal,
 };
 use crate::policy::{Policy, Request};
-use crate::redact;
+use crate::{redact, status};
 use config::DockerConfig;
 use container::Plan;
 use credentials::Keyring;
@@ -212,8 +212,11 @@ impl Launcher for DockerLauncher {
         default_template()
     }
 
-    async fn check(&self) -> Result<(), LaunchError> {
-        self.docker().ping().await.map(drop).map_err(|error| self.engine.error("ask the engine", error))
+    async fn check(&self) -> Result<Option<status::Engine>, LaunchError> {
+        let version = self.docker().version().await;
+        let version = version.map_err(|error| self.engine.error("ask the engine", error))?;
+        let address = self.engine.address.host.clone();
+        Ok(Some(status::Engine { address, version: version.version.unwrap_or_default() }))
     }
 
     fn place(&self) -> &str {

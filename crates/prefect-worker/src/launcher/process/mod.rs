@@ -28,6 +28,7 @@ use super::{
     Attempt, Found, Infrastructure, Job, LaunchError, Launcher, Memory, Notes, Outcome, OutputSink, Phase,
 };
 use crate::redact;
+use crate::status::Engine;
 use plan::{Plan, ProcessConfig, plan};
 use state::{Record, Slot, StateDirectory};
 use supervisor::{Assignment, Order};
@@ -159,8 +160,9 @@ impl Launcher for ProcessLauncher {
         &self.state.place
     }
 
-    async fn check(&self) -> Result<(), LaunchError> {
-        self.state.check().map_err(failed("write to the worker's state directory"))
+    async fn check(&self) -> Result<Option<Engine>, LaunchError> {
+        self.state.check().map_err(failed("write to the worker's state directory"))?;
+        Ok(None)
     }
 
     async fn prepare(&self, job: &Job, _notes: &dyn Notes) -> Result<(), LaunchError> {

@@ -1,6 +1,8 @@
 //! What the worker is doing at this moment. The loops write it on a [`StatusBoard`]; health checks, metrics
 //! and `prefect-worker status` read it from there, so that they never contradict each other.
 
+mod loops;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use loops::Loop;
+pub(crate) use loops::ROUND;
+pub use loops::{LoopGuard, LoopStatus, Pulse};
 
 /// A picture of the process at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,15 +85,6 @@ pub struct Engine {
     pub address: String,
     /// Its version.
     pub version: String,
-}
-
-/// A loop of the worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoopStatus {
-    /// What it does.
-    pub name: String,
-    /// Whether it goes round: it has not ended, and is not silent for longer than it may be.
-    pub alive: bool,
 }
 
 /// A work pool that the worker serves.
@@ -194,12 +191,6 @@ struct Board {
     pools: BTreeMap<Arc<str>, Pool>,
 }
 
-struct Loop {
-    running: bool,
-    beat: Instant,
-    silence: Option<Duration>,
-}
-
 struct Pool {
     record: Option<(String, bool, Option<u32>)>,
     limit: Option<usize>,
@@ -240,15 +231,18 @@ impl StatusBoard {
         self.board.send_modify(|board| board.state = state);
     }
 
-    /// The server has said its version.
-    pub fn set_server_version(&self, version: &str) {
-        self.board.send_modify(|board| board.server_version = Some(version.to_owned()));
+    /// The server has said its version; tells whether that is news.
+    pub fn set_server_version(&self, version: &str) -> bool {
+        self.board.send_if_modified(|board| {
+            let is_news = board.server_version.as_deref() != Some(version);
+            board.server_version = Some(version.to_owned());
+            is_news
+        })
     }
 
     /// The engine has answered.
-    pub fn set_engine(&self, address: &str, version: &str) {
-        let engine = Engine { address: address.to_owned(), version: version.to_owned() };
-        self.board.send_modify(|board| board.engine = Some(engine));
+    pub fn set_engine(&self, engine: &Engine) {
+        self.board.send_modify(|board| board.engine = Some(engine.clone()));
     }
 
     /// A report that the server has not taken, until the guard is dropped.
@@ -276,16 +270,6 @@ impl StatusBoard {
         PoolBoard { board: self.clone(), name }
     }
 
-    /// A loop that must not end before the worker stops. With `silence` it must beat more often than that.
-    pub fn enter_loop(&self, name: &str, silence: Option<Duration>) -> LoopGuard {
-        let name = name.to_owned();
-        let entry = Loop { running: true, beat: Instant::now(), silence };
-        self.board.send_modify(|board| {
-            board.loops.insert(name.clone(), entry);
-        });
-        LoopGuard { board: self.clone(), name }
-    }
-
     /// Waits until there is something new on the board.
     pub async fn changed(&self) {
         // We hold the sender: this cannot fail.
@@ -311,13 +295,6 @@ impl StatusBoard {
             loops: board.loops.iter().map(|(name, entry)| entry.status(name, now)).collect(),
             pools: board.pools.iter().map(|(name, pool)| pool.status(name, now)).collect(),
         }
-    }
-}
-
-impl Loop {
-    fn status(&self, name: &str, now: Instant) -> LoopStatus {
-        let silent = self.silence.is_some_and(|silence| now.duration_since(self.beat) > silence);
-        LoopStatus { name: name.to_owned(), alive: self.running && !silent }
     }
 }
 
@@ -395,20 +372,6 @@ impl PoolBoard {
         self.modify(|pool| pool.channel_connected = connected);
     }
 
-    /// A loop of this pool that shows on the board: dead if it breaks, gone once it has ended.
-    pub fn watch<F: Future<Output = ()> + Send>(
-        &self,
-        name: &str,
-        work: F,
-    ) -> impl Future<Output = ()> + Send + use<F> {
-        let guard = self.board.enter_loop(&format!("{name} of {:?}", self.name), None);
-        let work = Box::pin(work);
-        async move {
-            work.await;
-            guard.leave();
-        }
-    }
-
     /// A run that is being worked on until the entry is dropped.
     pub fn run(&self, id: FlowRunId, name: &str, phase: RunPhase) -> RunEntry {
         let run =
@@ -472,43 +435,6 @@ impl Drop for WaitingReport {
     }
 }
 
-/// A loop that runs until the guard is dropped.
-#[derive(Debug)]
-pub struct LoopGuard {
-    board: StatusBoard,
-    name: String,
-}
-
-impl LoopGuard {
-    /// The loop has gone round.
-    pub fn beat(&self) {
-        self.board.board.send_modify(|board| {
-            if let Some(entry) = board.loops.get_mut(&self.name) {
-                entry.beat = Instant::now();
-            }
-        });
-    }
-}
-
-impl LoopGuard {
-    /// The loop has ended, as it should.
-    pub fn leave(self) {
-        self.board.board.send_modify(|board| {
-            board.loops.remove(&self.name);
-        });
-    }
-}
-
-impl Drop for LoopGuard {
-    fn drop(&mut self) {
-        self.board.board.send_modify(|board| {
-            if let Some(entry) = board.loops.get_mut(&self.name) {
-                entry.running = false;
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,7 +444,8 @@ mod tests {
         let board = StatusBoard::new("w", "http://h/api");
         assert_eq!(board.snapshot().state, State::Starting);
         board.set_state(State::Running);
-        board.set_engine("unix:///sock", "28.2");
+        board.set_engine(&Engine { address: "unix:///sock".to_owned(), version: "28.2".to_owned() });
+        assert!(board.set_server_version("3.7.2") && !board.set_server_version("3.7.2"));
         let pool = board.pool("p", Duration::from_secs(10));
         let record = serde_json::json!({"id": Uuid::nil(), "name": "p", "type": "docker", "is_paused": true});
         pool.set_record(&serde_json::from_value(record).unwrap(), true);
@@ -542,19 +469,5 @@ mod tests {
 
         drop(run);
         assert!(board.snapshot().pools[0].runs.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_loop_is_dead_when_it_ends_or_falls_silent() {
-        let board = StatusBoard::new("w", "http://h/api");
-        let quiet = board.enter_loop("quiet", None);
-        let beating = board.enter_loop("beating", Some(Duration::from_secs(10)));
-        let alive = || board.snapshot().loops.iter().map(|entry| entry.alive).collect::<Vec<_>>();
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(alive(), [false, true], "in the order of their names: beating, quiet");
-        beating.beat();
-        assert_eq!(alive(), [true, true]);
-        drop(quiet);
-        assert_eq!(alive(), [true, false]);
     }
 }
