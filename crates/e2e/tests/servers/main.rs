@@ -2,6 +2,7 @@
 //! all of their work with each. The reference on `SQLite` is the one behind the proxies.
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod operations;
 mod proxies;
 mod site;
 

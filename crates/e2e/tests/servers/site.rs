@@ -72,11 +72,23 @@ impl Site {
         direct: &[(String, String)],
         job_variables: Value,
     ) -> Result<Self> {
+        Self::open_with(&[], ground, env, direct, job_variables).await
+    }
+
+    /// The same with further arguments of the worker.
+    pub(crate) async fn open_with(
+        arguments: &[&str],
+        ground: Ground,
+        env: &[(String, String)],
+        direct: &[(String, String)],
+        job_variables: Value,
+    ) -> Result<Self> {
         let api_url = direct.iter().find(|(name, _)| name == "PREFECT_API_URL").context("no API")?;
         let prefect = runs::client(&api_url.1, direct)?;
         let files = TempDir::new()?;
         let mut worker = Command::new(ground.programs.path("prefect-worker")?)
             .args(["start", "--type", "docker", "--pool", POOL])
+            .args(arguments.iter().copied())
             .envs(env.iter().cloned())
             .env("PREFECT_WORKER_QUERY_SECONDS", "1")
             .current_dir(files.path())
@@ -111,6 +123,10 @@ impl Site {
 
     pub(crate) fn worker_log(&self) -> String {
         self.worker.log()
+    }
+
+    pub(crate) fn worker(&mut self) -> &mut Process {
+        &mut self.worker
     }
 
     /// All that a run can come to: what [`Self::run_without_failures`] does, and a run whose container is killed.
@@ -151,7 +167,7 @@ impl Site {
     }
 
     /// Cancels a run as the UI does; its container ends by itself, with 0.
-    async fn cancel(&self, run: &FlowRun) -> Result<()> {
+    pub(crate) async fn cancel(&self, run: &FlowRun) -> Result<()> {
         let cancelling = NewState::new(StateType::Cancelling);
         self.prefect.set_flow_run_state(run.id, &cancelling, false).await?;
         self.ended(run, StateType::Cancelled).await?;
@@ -161,12 +177,12 @@ impl Site {
         Ok(())
     }
 
-    async fn trigger(&self, linger: bool) -> Result<FlowRun> {
+    pub(crate) async fn trigger(&self, linger: bool) -> Result<FlowRun> {
         runs::trigger(&self.prefect, "probe", "main", json!({"linger": linger})).await
     }
 
     /// Waits until the flow of a run is inside its task.
-    async fn until_waiting(&self, run: &FlowRun) -> Result<()> {
+    pub(crate) async fn until_waiting(&self, run: &FlowRun) -> Result<()> {
         let filter = json!({"flow_runs": {"id": {"any_": [run.id]}}});
         let running = async {
             loop {
@@ -184,7 +200,7 @@ impl Site {
         tokio::time::timeout(RUN, running).await.context("the run never reached its task")?
     }
 
-    async fn ended(&self, run: &FlowRun, as_state: StateType) -> Result<FlowRun> {
+    pub(crate) async fn ended(&self, run: &FlowRun, as_state: StateType) -> Result<FlowRun> {
         let ended = runs::wait(&self.prefect, run.id, RUN, |_| {}).await?;
         if ended.state_type != Some(as_state) {
             bail!("not {as_state:?}: {}", runs::explain(&self.prefect, &ended).await);
