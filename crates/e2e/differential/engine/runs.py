@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.deployments import run_deployment as start_run
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
+from prefect.input import RunInput
 from prefect.runtime import flow_run
 
 
@@ -109,6 +110,28 @@ def pause():
     step()
     pause_flow_run(timeout=120, poll_interval=1)
     step()
+
+
+class Approval(RunInput):
+    text: str
+    number: int = 2
+
+
+@flow(name="pause-for-input")
+def pause_for_input():
+    approval = pause_flow_run(wait_for_input=Approval, timeout=120, poll_interval=1)
+    get_run_logger().info(f"{approval.text} {approval.number}")
+
+
+@task(retries=1, retry_delay_seconds=600)
+def tried_much_later():
+    mark()
+    raise ValueError("boom")
+
+
+@flow(name="endless-retry")
+def endless_retry():
+    tried_much_later()
 
 
 @flow(name="suspend")

@@ -31,6 +31,8 @@ pub(super) fn add(program: Program) -> Program {
         .flow(Flow::new("endless", endless))
         .flow(Flow::new("endless-task", endless_task))
         .flow(Flow::new("pause", pause))
+        .flow(Flow::new("pause-for-input", pause_for_input))
+        .flow(Flow::new("endless-retry", endless_retry))
         .flow(Flow::new("suspend", suspend))
         .flow(hooks)
 }
@@ -133,6 +135,34 @@ async fn pause(ctx: Context, _: Nothing) -> Result<(), BoxError> {
     step(&ctx).await?;
     ctx.pause().timeout(PAUSE).await?;
     step(&ctx).await?;
+    Ok(())
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(crate = "prefect_flow::schemars")]
+struct Approval {
+    text: String,
+    #[serde(default = "two")]
+    number: i64,
+}
+
+fn two() -> i64 {
+    2
+}
+
+async fn pause_for_input(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    let pause = ctx.pause().timeout(PAUSE).wait_for_input::<Approval>("");
+    let Approval { text, number } = pause.await?;
+    ctx.info(format!("{text} {number}"));
+    Ok(())
+}
+
+async fn endless_retry(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    let much_later = |_| async {
+        mark()?;
+        Err::<(), BoxError>(BOOM.into())
+    };
+    ctx.task("tried_much_later").retries(1, ENDLESS).run(much_later).await?;
     Ok(())
 }
 

@@ -122,7 +122,7 @@ impl Results {
     /// Stores the result of a flow, which is not looked for by key.
     pub(crate) async fn keep_of_flow(&self, text: String) -> Result<Value, BoxError> {
         let key = random_key();
-        let reference = Metadata::new(self.storage.locate(&key), self.block(), None).reference()?;
+        let reference = serde_json::to_value(Metadata::new(self.storage.locate(&key), self.block(), None))?;
         self.storage.write(&key, text.into_bytes()).await?;
         Ok(reference)
     }

@@ -20,7 +20,8 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// What a state says of the result: the same, without the details of how it became text.
+    /// What the state of a task says of its result: the same, without the details of how it became text. Python leaves
+    /// them out there, and tells them of the results of flows.
     pub(super) fn reference(&self) -> Result<Value, serde_json::Error> {
         let serializer = Serializer { kind: self.serializer.kind.clone(), more: Map::new() };
         serde_json::to_value(Self { serializer, ..self.clone() })

@@ -213,7 +213,10 @@ impl TaskRun {
                 self.log_end(&cause);
                 return Err(cause);
             }
-            self.prepare_retry(retry, &cause).await?;
+            if let Err(cause) = self.prepare_retry(retry, &cause).await {
+                self.log(Level::Error, format!("Crash detected! {ABORTED}"));
+                return Err(cause);
+            }
         }
     }
 

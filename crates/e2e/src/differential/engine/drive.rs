@@ -76,12 +76,20 @@ impl Drive<'_> {
             Play::Resumed => {
                 let process = self.start(self.run)?;
                 self.until(StateType::Paused).await?;
-                self.resume().await?;
+                self.resume(&json!({})).await?;
+                self.end(process).await
+            }
+            Play::ResumedWith(input) => {
+                let process = self.start(self.run)?;
+                self.until(StateType::Paused).await?;
+                self.form().await?;
+                let input: Value = serde_json::from_str(input)?;
+                self.resume(&json!({"run_input": input})).await?;
                 self.end(process).await
             }
             Play::ResumedLater => {
                 self.execute(self.run).await?;
-                self.resume().await?;
+                self.resume(&json!({})).await?;
                 self.claim(self.run).await?;
                 self.execute(self.run).await
             }
@@ -122,8 +130,8 @@ impl Drive<'_> {
         Ok(())
     }
 
-    async fn resume(&self) -> Result<()> {
-        let answer = self.bench.rest.post(&format!("/flow_runs/{}/resume", self.run), &json!({})).await?;
+    async fn resume(&self, with: &Value) -> Result<()> {
+        let answer = self.bench.rest.post(&format!("/flow_runs/{}/resume", self.run), with).await?;
         if answer["status"] != "ACCEPT" {
             bail!("the server does not resume: {answer}");
         }
@@ -167,6 +175,21 @@ impl Drive<'_> {
         while patiently(|| self.bench.client.read_flow_run(self.run)).await?.state_type != Some(kind) {
             if started.elapsed() > self.bench.deadline {
                 bail!("the run did not become {kind:?}");
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the form of a pause is there.
+    async fn form(&self) -> Result<()> {
+        let rest = &self.bench.rest;
+        let run = rest.get(&format!("/flow_runs/{}", self.run)).await?;
+        let key = run["state"]["state_details"]["run_input_keyset"]["schema"].as_str().unwrap_or_default();
+        let started = Instant::now();
+        while let Err(error) = rest.get(&format!("/flow_runs/{}/input/{key}", self.run)).await {
+            if started.elapsed() > self.bench.deadline {
+                return Err(error.context("the pause shows no form"));
             }
             sleep(POLL).await;
         }

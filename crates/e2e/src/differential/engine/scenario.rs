@@ -13,6 +13,8 @@ pub enum Play {
     Cancelled,
     /// It is resumed while its process waits.
     Resumed,
+    /// The same, with this filled into the form.
+    ResumedWith(&'static str),
     /// It is resumed after its process has ended, and executed again.
     ResumedLater,
     /// The run of a deployment that it makes is executed too.
@@ -136,6 +138,8 @@ pub const ALL: &[Scenario] = &[
     runs("cancelled").of("endless").play(Play::Cancelled),
     runs("cancelled-in-task").of("endless-task").play(Play::Cancelled),
     runs("pause").play(Play::Resumed),
+    runs("pause-for-input").play(Play::ResumedWith(r#"{"text": "yes"}"#)),
+    runs("cancelled-before-retry").of("endless-retry").play(Play::Cancelled),
     runs("suspend").play(Play::ResumedLater),
     runs("killed").of("endless").play(Play::Killed),
     runs("hooks").quick(),
