@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
-use std::path::Path;
 use std::time::Duration;
 
 use e2e::programs::Programs;
@@ -11,6 +10,7 @@ use prefect_client::Client;
 use serde_json::json;
 use testkit::prefect::{Options, PrefectServer};
 use testkit::process::Command;
+use testkit::s3::{self, S3Server};
 
 const DEADLINE: Duration = Duration::from_mins(2);
 
@@ -45,20 +45,61 @@ def written():
 written()
 "#;
 
-async fn ours(server: &PrefectServer, storage: &Path, flow: &str, parameters: &[String]) {
+/// Makes the block of a bucket.
+const BLOCK: &str = r#"
+import os
+from prefect_aws import MinIOCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+
+S3Bucket(
+    bucket_name="results",
+    bucket_folder="of/flows",
+    credentials=MinIOCredentials(
+        minio_root_user=os.environ["KEY"],
+        minio_root_password=os.environ["SECRET"],
+        aws_client_parameters=AwsClientParameters(endpoint_url=os.environ["ENDPOINT"]),
+    ),
+).save("bucket")
+"#;
+
+/// What Python needs for buckets.
+const AWS: [&str; 9] = [
+    "prefect-aws==0.7.11",
+    "boto3==1.42.10",
+    "botocore==1.42.10",
+    "s3transfer==0.16.0",
+    "jmespath==1.0.1",
+    "aiobotocore",
+    "aioitertools",
+    "wrapt",
+    "pyparsing",
+];
+
+/// Where both languages keep their results.
+type Storage<'a> = [(&'a str, &'a str)];
+
+async fn ours(server: &PrefectServer, storage: &Storage<'_>, flow: &str, parameters: &[String]) -> String {
     let program = Programs::find().unwrap().path("ferryman-scenarios").unwrap();
-    let run = Command::new(program)
-        .args(["run", flow])
-        .args(parameters)
-        .envs(server.client_env())
-        .env("PREFECT_LOCAL_STORAGE_PATH", storage);
-    run.output(DEADLINE).await.unwrap().success().unwrap();
+    let run = Command::new(program).args(["run", flow]).args(parameters).envs(server.client_env());
+    run.envs(storage.iter().copied()).output(DEADLINE).await.unwrap().success().unwrap().stderr
 }
 
-async fn python(server: &PrefectServer, storage: &Path, code: &str) -> String {
+async fn python(server: &PrefectServer, storage: &Storage<'_>, code: &str) -> String {
     let program = Command::new(server.venv().python()).args(["-c", code]).envs(server.client_env());
-    let program = program.env("PREFECT_LOCAL_STORAGE_PATH", storage);
-    program.output(DEADLINE).await.unwrap().success().unwrap().stdout
+    program.envs(storage.iter().copied()).output(DEADLINE).await.unwrap().success().unwrap().stdout
+}
+
+/// Ours keeps and Python reads, then the other way round.
+async fn exchange(server: &PrefectServer, client: &Client, storage: &Storage<'_>) {
+    ours(server, storage, "persisted-results", &[]).await;
+    let read = python(server, storage, READ).await;
+    assert_eq!(read.trim(), r#"[{"size": 3}, {"size": 3}]"#, "of the flow and of its task");
+
+    python(server, storage, WRITE).await;
+    let written = last_run(client).await;
+    ours(server, storage, "read-results", &["--param".to_owned(), format!("run={written}")]).await;
+    let lines = runs::logs(client, last_run(client).await.parse().unwrap()).await.unwrap();
+    assert!(lines.contains(&"the flow gave 5, the task 41".to_owned()), "{lines:?}");
 }
 
 async fn last_run(client: &Client) -> String {
@@ -72,15 +113,28 @@ async fn results_are_read_by_the_other_language() {
     let client = runs::client(&server.api_url(), &server.client_env()).unwrap();
     let storage = tempfile::tempdir().unwrap();
 
-    ours(&server, storage.path(), "persisted-results", &[]).await;
-    let read = python(&server, storage.path(), READ).await;
-    assert_eq!(read.trim(), r#"[{"size": 3}, {"size": 3}]"#, "of the flow and of its task");
-
-    python(&server, storage.path(), WRITE).await;
-    let written = last_run(&client).await;
-    let parameters = ["--param".to_owned(), format!("run={written}")];
-    ours(&server, storage.path(), "read-results", &parameters).await;
-    let lines = runs::logs(&client, last_run(&client).await.parse().unwrap()).await.unwrap();
-    assert!(lines.contains(&"the flow gave 5, the task 41".to_owned()), "{lines:?}");
+    let path = storage.path().to_str().unwrap();
+    exchange(&server, &client, &[("PREFECT_LOCAL_STORAGE_PATH", path)]).await;
     server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_in_buckets_are_read_by_the_other_language() {
+    let server = PrefectServer::start(Options::default()).await.unwrap();
+    let client = runs::client(&server.api_url(), &server.client_env()).unwrap();
+    let buckets = vec!["results".to_owned()];
+    let s3 = S3Server::start(s3::Options { buckets, ..s3::Options::default() }).await.unwrap();
+    let packages = server.venv().packages("aws", &AWS).await.unwrap();
+    let python_path = ("PYTHONPATH", packages.to_str().unwrap());
+    let endpoint = s3.endpoint();
+    let keys = [("KEY", s3.access_key()), ("SECRET", s3.secret_key()), ("ENDPOINT", &endpoint), python_path];
+    python(&server, &keys, BLOCK).await;
+
+    let block = ("PREFECT_DEFAULT_RESULT_STORAGE_BLOCK", "s3-bucket/bucket");
+    exchange(&server, &client, &[block, python_path]).await;
+    // Of each language a flow's result and a task's.
+    assert_eq!(s3.store().objects("results", "of/flows/").unwrap().len(), 4);
+    assert_eq!(s3.store().objects("results", "").unwrap().len(), 4);
+    server.stop().await.unwrap();
+    s3.stop().await;
 }

@@ -77,7 +77,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of now, under a fresh id.
+    /// An event that happens now, under a fresh id.
+    pub fn now(event: impl Into<String>, resource: Resource) -> Self {
+        Self::new(event, Timestamp::now(), resource)
+    }
+
+    /// An event under a fresh id.
     pub fn new(event: impl Into<String>, occurred: Timestamp, resource: Resource) -> Self {
         Self {
             id: EventId::generate(),
@@ -94,6 +99,13 @@ impl Event {
     #[must_use]
     pub fn related(mut self, related: impl IntoIterator<Item = Resource>) -> Self {
         self.related.extend(related);
+        self
+    }
+
+    /// The same with one more piece of data.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.payload.insert(name.into(), value.into());
         self
     }
 

@@ -1,6 +1,7 @@
 //! The small records: logs, artifacts, variables, blocks.
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -90,6 +91,9 @@ pub struct BlockDocument {
     pub block_schema_id: BlockSchemaId,
     /// Its type.
     pub block_type_id: BlockTypeId,
+    /// The same, with its slug.
+    #[serde(default)]
+    pub block_type: Option<BlockType>,
 }
 
 impl std::fmt::Debug for BlockDocument {
@@ -99,6 +103,29 @@ impl std::fmt::Debug for BlockDocument {
             .field("name", &self.name)
             .field("fields", &self.data.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
+    }
+}
+
+/// A field of a block that is not what a program takes. It may be secret: the value is not told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the field `{path}` of the block is not what is expected: {problem}")]
+pub struct BadField {
+    /// Where it is.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl BlockDocument {
+    /// The fields, as a `T`.
+    pub fn fields<T: DeserializeOwned>(&self) -> Result<T, BadField> {
+        serde_path_to_error::deserialize(Value::Object(self.data.clone())).map_err(|error| {
+            let problem = error.inner().to_string();
+            // Other problems repeat the value.
+            let problem =
+                if problem.starts_with("missing field") { problem } else { "of another form".to_owned() };
+            BadField { path: error.path().to_string(), problem }
+        })
     }
 }
 

@@ -285,9 +285,17 @@ impl Client {
             Some(Err(error)) => return Err(Error::Setup { problem: format!("the request's body: {error}") }),
         };
         let started = Instant::now();
-        let mut retries = 0;
+        let (mut retries, mut quick) = (0, 0);
         loop {
             let outcome = self.attempt(call, &url, body.clone()).await;
+            if let Ok(reply) = &outcome
+                && retry::Policy::is_busy(reply.status.as_u16(), retry::retry_after(&reply.headers))
+                && let Some(wait) = self.shared.policy.soon(quick + 1)
+            {
+                quick += 1;
+                tokio::time::sleep(wait).await;
+                continue;
+            }
             let (retryable, pause, free) = match &outcome {
                 Ok(reply) if reply.status.is_success() => (false, None, false),
                 Ok(reply) => {

@@ -1,4 +1,5 @@
-//! When a call is tried again, and after how long: the policy of Prefect's own client (contract §1.3).
+//! When a call is tried again, and after how long: the policy of Prefect's own client (contract §1.3), and before it
+//! a few quick tries where the server is merely busy.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,13 @@ const LONGEST: Duration = Duration::from_mins(10);
 /// Nor ask again sooner than this.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
 
+/// Quick tries before the long waits begin. A server on SQLite answers 503 whenever two writers meet, many times a
+/// minute; a moment later the other has written.
+const SOON: u32 = 4;
+
+/// The wait before the first of them; each further one doubles it.
+const FIRST: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) max_retries: u32,
@@ -26,6 +34,19 @@ pub(crate) struct Policy {
 impl Policy {
     pub(crate) fn retries_status(&self, status: u16) -> bool {
         matches!(status, 408 | 429 | 502 | 503) || self.extra_codes.contains(&status)
+    }
+
+    /// Whether an answer says no more than that the server is busy at this moment.
+    pub(crate) fn is_busy(status: u16, retry_after: Option<Duration>) -> bool {
+        status == 503 && retry_after.is_none()
+    }
+
+    /// The wait before quick try number `quick` (from 1) of a busy server: 50, 100, 200, 400 ms, and up to as much again
+    /// by chance, since those who met once must not meet again. `None` after these, or if nothing is tried again.
+    pub(crate) fn soon(&self, quick: u32) -> Option<Duration> {
+        let doubled = FIRST.as_secs_f64() * f64::from(2u32.saturating_pow(quick.saturating_sub(1)));
+        let wait = Duration::from_secs_f64(doubled * (1.0 + chance()));
+        (quick <= SOON && self.max_retries > 0).then_some(wait)
     }
 
     /// The wait before retry number `retry` (from 1): what the server asked for and up to the jitter more, or
@@ -69,6 +90,19 @@ mod tests {
                 assert!((nominal * 0.8..=nominal * 1.2).contains(&wait), "{wait} for {nominal}");
             }
         }
+    }
+
+    #[test]
+    fn a_busy_server_is_tried_again_soon_but_not_for_ever() {
+        assert!(Policy::is_busy(503, None));
+        assert!(!Policy::is_busy(503, Some(Duration::from_secs(1))) && !Policy::is_busy(429, None));
+        for (quick, milliseconds) in [(1, 50), (2, 100), (3, 200), (4, 400)] {
+            let wait = policy(JITTER).soon(quick).unwrap();
+            let shortest = Duration::from_millis(milliseconds);
+            assert!((shortest..=shortest * 2).contains(&wait), "{wait:?}");
+        }
+        assert_eq!(policy(JITTER).soon(5), None);
+        assert_eq!(Policy { max_retries: 0, ..policy(JITTER) }.soon(1), None);
     }
 
     #[test]

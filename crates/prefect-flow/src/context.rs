@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prefect_api::event::Resource;
+use prefect_api::event::{Event, Resource};
 use prefect_api::flow_run::FlowRun;
 use prefect_api::id::{DeploymentId, FlowRunId, TaskRunId};
 use prefect_api::record::NewArtifact;
@@ -20,10 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::deployment_run::DeploymentRun;
 use crate::engine::Engine;
-use crate::error::{ArtifactError, Cancelled, LimitError, RecordError};
+use crate::error::{ArtifactError, Cancelled, EventError, LimitError, RecordError};
 use crate::flow::Flow;
 use crate::pause::{Kind, Pause};
-use crate::report::{Level, Origin, Progress, check_key, link};
+use crate::report::{Level, Origin, Progress, check_event, check_key, link};
 use crate::results::ResultError;
 use crate::slots::Slots;
 use crate::subflow::Subflow;
@@ -162,6 +162,29 @@ impl Context {
     /// The value of a Prefect Secret block.
     pub async fn secret(&self, name: &str) -> Result<SecretString, RecordError> {
         crate::record::secret(self.client(), self.run.engine.patience(), name).await
+    }
+
+    /// The fields of a block of any type, `TYPE/NAME`, secret ones included; in place of blocks that it refers to stand
+    /// their fields. Read each time.
+    pub async fn block<T: DeserializeOwned>(&self, block: &str) -> Result<T, RecordError> {
+        crate::block::fields(self.client(), self.run.engine.patience(), block).await
+    }
+
+    /// Tells the Prefect server of something that happened, for automations and whoever watches its events. It relates to
+    /// the run, and what the run relates to, besides what it names itself.
+    pub async fn emit_event(&self, event: Event) -> Result<(), EventError> {
+        let task = self
+            .task
+            .as_ref()
+            .map(|task| Resource::of("task-run", task.id).role("task-run").named(&task.name));
+        let mut related = self.run.related.clone();
+        related.splice(1..1, task);
+        let own = event.resource.id().map(str::to_owned);
+        related.retain(|resource| resource.id() != own.as_deref());
+        let event = event.related(related);
+        check_event(&event)?;
+        self.run.engine.events().send(event).await;
+        Ok(())
     }
 
     /// Takes so many slots of each of these global concurrency limits and holds them until the result is dropped; waits

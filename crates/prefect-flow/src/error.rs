@@ -232,6 +232,36 @@ pub enum ArtifactError {
     },
 }
 
+/// An event that the server would refuse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// It is not said what it happened to.
+    #[error("emit event '{event}': its resource has no label `prefect.resource.id`")]
+    Resource {
+        /// The event's name.
+        event: String,
+    },
+    /// It is not said what a related resource is, or in which role.
+    #[error(
+        "emit event '{event}': a related resource has no label `prefect.resource.id` or `prefect.resource.role`"
+    )]
+    Related {
+        /// The event's name.
+        event: String,
+    },
+    /// It is too large.
+    #[error("emit event '{event}': it has {size} bytes as JSON, and servers take {limit}")]
+    Size {
+        /// The event's name.
+        event: String,
+        /// Its size in bytes.
+        size: usize,
+        /// The largest size in bytes.
+        limit: usize,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,6 +32,7 @@
 //! (15 minutes), events and artifacts wait in bounded queues, log lines in a bounded buffer that drops its
 //! oldest and says so. Work stops when the server says that the run is cancelled or gone.
 
+mod block;
 mod context;
 mod deploy;
 mod deployment_run;
@@ -56,7 +57,8 @@ mod terminal;
 pub use context::Context;
 pub use deployment_run::{DeploymentRun, DeploymentRunError};
 pub use error::{
-    ArtifactError, BoxError, Cancelled, LimitError, RecordError, SubflowError, TaskCause, TaskError, chain,
+    ArtifactError, BoxError, Cancelled, EventError, LimitError, RecordError, SubflowError, TaskCause,
+    TaskError, chain,
 };
 pub use exit::Exit;
 pub use flow::Flow;
@@ -65,11 +67,13 @@ pub use parameters::ParameterError;
 pub use pause::{Pause, PauseError};
 pub use program::Program;
 pub use report::Progress;
-pub use results::{Cache, LocalStorage, ResultError, ResultStorage, StorageFuture};
+pub use results::{Cache, LocalStorage, ResultError, ResultStorage, StorageBlock, StorageFuture};
 pub use slots::Slots;
 pub use subflow::Subflow;
 pub use task::{Delays, Done, Handle, Persisted, Submitted, Task, Upstream};
 
+pub use prefect_api::event::{Event, Resource};
+pub use prefect_api::record::BlockDocument;
 pub use prefect_api::state::StateType;
 pub use prefect_client as client;
 pub use schemars;

@@ -1,7 +1,6 @@
 //! A program: the flows that one binary holds.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,9 +8,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::Options;
 use crate::flow::{AnyFlow, Flow};
 use crate::parameters;
-use crate::results::{LocalStorage, ResultStorage};
+use crate::results::{Home, ResultStorage, StorageBlock};
 
 /// The flows of one binary, and its command line.
 #[derive(Clone)]
@@ -21,6 +21,7 @@ pub struct Program {
     pub(crate) about: String,
     pub(crate) concurrency: usize,
     storage: Option<Arc<dyn ResultStorage>>,
+    pub(crate) storage_blocks: Vec<Arc<dyn StorageBlock>>,
     flows: BTreeMap<String, Arc<dyn AnyFlow>>,
 }
 
@@ -52,6 +53,7 @@ impl Program {
             about: "Prefect flows in one binary.".to_owned(),
             concurrency: 64,
             storage: None,
+            storage_blocks: Vec::new(),
             flows: BTreeMap::new(),
         }
     }
@@ -70,11 +72,20 @@ impl Program {
         self
     }
 
-    /// Where results are kept; otherwise in the directory that `PREFECT_RESULTS_LOCAL_STORAGE_PATH` names, or `storage` in
-    /// `PREFECT_HOME`.
+    /// Where results are kept. Otherwise where the block says that `PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK` names, or that
+    /// the server has as its default; otherwise in the directory that `PREFECT_RESULTS_LOCAL_STORAGE_PATH` names, or
+    /// `storage` in `PREFECT_HOME`.
     #[must_use]
     pub fn result_storage(mut self, storage: impl ResultStorage + 'static) -> Self {
         self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// One more type of blocks that say where results are kept: for programs that do not say it themselves, and for reading
+    /// the results of others. The type `local-file-system` is always known.
+    #[must_use]
+    pub fn storage_block(mut self, kind: impl StorageBlock + 'static) -> Self {
+        self.storage_blocks.push(Arc::new(kind));
         self
     }
 
@@ -94,8 +105,12 @@ impl Program {
         crate::entry::main(self).into()
     }
 
-    pub(crate) fn storage(&self, default: &Path) -> Arc<dyn ResultStorage> {
-        self.storage.clone().unwrap_or_else(|| Arc::new(LocalStorage::new(default)))
+    pub(crate) fn result_home(&self, options: &Options) -> Home {
+        match (&self.storage, &options.storage_block) {
+            (Some(storage), _) => Home::Given(Arc::clone(storage)),
+            (None, Some(block)) => Home::Block(block.clone()),
+            (None, None) => Home::Default(options.local_storage.clone()),
+        }
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<dyn AnyFlow>> {

@@ -1,4 +1,4 @@
-//! Variables and secrets: read once per process, never shown.
+//! Variables, read once per process, and secrets, never shown.
 
 use std::collections::HashMap;
 use std::sync::Arc;

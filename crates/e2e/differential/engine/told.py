@@ -9,7 +9,9 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
+from prefect.events import emit_event
 from prefect.variables import Variable
 
 
@@ -54,3 +56,24 @@ def records():
     logger.info(str(Variable.get("object")["size"]))
     logger.info(str(Variable.get("missing")))
     logger.info(str(len(Secret.load("password").get())))
+    logger.info(str(len(Block.load("secret/password").value.get_secret_value())))
+
+
+@task(tags=["measuring"])
+def measure():
+    emit_event(
+        "dataset.measured",
+        {"prefect.resource.id": "dataset.7", "prefect.resource.name": "seven"},
+        payload={"size": 3},
+    )
+
+
+@flow(name="events")
+def events():
+    emit_event(
+        "dataset.arrived",
+        {"prefect.resource.id": "dataset.7"},
+        related=[{"prefect.resource.id": "tape.3", "prefect.resource.role": "tape"}],
+        payload={"files": 2},
+    )
+    measure()

@@ -11,11 +11,12 @@ use std::process::ExitCode;
 
 use prefect_flow::Program;
 use prefect_flow::schemars::JsonSchema;
+use prefect_flow_s3::S3Bucket;
 use serde::{Deserialize, Serialize};
 
 /// The program.
 pub fn main() -> ExitCode {
-    let program = Program::new("ferryman-scenarios", env!("CARGO_PKG_VERSION"));
+    let program = Program::new("ferryman-scenarios", env!("CARGO_PKG_VERSION")).storage_block(S3Bucket);
     told::add(results::add(limits::add(runs::add(tasks::add(program))))).main()
 }
 

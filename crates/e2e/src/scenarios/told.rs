@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use prefect_flow::{BoxError, Context, Flow, Program};
+use prefect_flow::{BoxError, Context, Event, Flow, Program, Resource};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ pub(super) fn add(program: Program) -> Program {
         .flow(Flow::new("artifacts", artifacts))
         .flow(Flow::new("logs", logs))
         .flow(Flow::new("records", records))
+        .flow(Flow::new("events", events))
 }
 
 #[derive(Debug, Serialize)]
@@ -60,5 +61,25 @@ async fn records(ctx: Context, _: Nothing) -> Result<(), BoxError> {
     ctx.info(ctx.variable::<Object>("object").await?.map_or(0, |object| object.size));
     ctx.info(if ctx.variable::<BTreeMap<String, u64>>("missing").await?.is_none() { "None" } else { "some" });
     ctx.info(ctx.secret("password").await?.expose_secret().len());
+    ctx.info(ctx.block::<Secret>("secret/password").await?.value.len());
+    Ok(())
+}
+
+/// The fields of a Secret block.
+#[derive(Deserialize)]
+struct Secret {
+    value: String,
+}
+
+async fn events(ctx: Context, _: Nothing) -> Result<(), BoxError> {
+    let dataset = || Resource::new("dataset.7");
+    let arrived = Event::now("dataset.arrived", dataset())
+        .related([Resource::new("tape.3").role("tape")])
+        .with("files", 2);
+    ctx.emit_event(arrived).await?;
+    let measure = |task: Context| async move {
+        task.emit_event(Event::now("dataset.measured", dataset().named("seven")).with("size", 3)).await
+    };
+    ctx.task("measure").tag("measuring").run(measure).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use prefect_api::id::BlockDocumentId;
 use prefect_api::record::{BlockDocument, BlockSchema, BlockType};
 use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::error::Error;
@@ -11,6 +12,11 @@ use crate::http::{Call, Client};
 
 /// The slug of the block type that holds one secret text.
 const SECRET: &str = "secret";
+
+#[derive(Deserialize)]
+struct DefaultResultStorage {
+    default_result_storage_block_id: Option<BlockDocumentId>,
+}
 
 impl Client {
     /// A block document. Without `secrets` its secret fields are asterisks, with status 200.
@@ -38,6 +44,14 @@ impl Client {
             Call::new(Method::GET, "block_documents/{}", &[&id]).query("include_secrets", secrets),
         )
         .await
+    }
+
+    /// The block that says where results are kept unless a program does; `None` if the server says nothing, as those
+    /// before 3.7 always do.
+    pub async fn read_default_result_storage(&self) -> Result<Option<BlockDocumentId>, Error> {
+        let found: Option<DefaultResultStorage> =
+            self.read_optional(Call::new(Method::GET, "admin/storage", &[])).await?;
+        Ok(found.and_then(|found| found.default_result_storage_block_id))
     }
 
     /// Makes the Secret block of this name, or replaces its value.

@@ -141,10 +141,14 @@ impl Settings {
 
     /// A setting that is one of some words, or `default`.
     pub fn choice<T: FromStr<Err: std::fmt::Display>>(&self, name: &str, default: T) -> Result<T, Error> {
-        let Some(text) = self.get(name) else { return Ok(default) };
+        Ok(self.parsed(name)?.unwrap_or(default))
+    }
+
+    /// A setting of a form of its own.
+    pub fn parsed<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Error> {
         let invalid =
             |problem: T::Err| Error::Invalid { name: name.to_owned(), problem: problem.to_string() };
-        text.trim().parse().map_err(invalid)
+        self.get(name).map(|text| text.trim().parse().map_err(invalid)).transpose()
     }
 
     /// A setting that is on or off, or `default`.

@@ -95,7 +95,12 @@ impl Engine {
             artifacts: ArtifactQueue::spawn(client.clone(), Arc::clone(&patience), &tasks, closing.clone()),
             limits: Limits::new(client.clone(), Arc::clone(&patience), tasks.clone(), options.renew_after),
             variables: Variables::default(),
-            results: Results::new(program.storage(&options.local_storage)),
+            results: Results::new(
+                program.result_home(&options),
+                client.clone(),
+                Arc::clone(&patience),
+                &program.storage_blocks,
+            ),
             permits: Arc::new(Semaphore::new(program.concurrency)),
             version: program.version,
             terminated: CancellationToken::new(),

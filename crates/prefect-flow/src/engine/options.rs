@@ -6,6 +6,8 @@ use std::time::Duration;
 use prefect_client::Settings;
 use prefect_client::settings::{self, Logging};
 
+use crate::block::BlockName;
+
 /// Times and switches of the engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -35,7 +37,9 @@ pub(crate) struct Options {
     pub(crate) poll_interval: Duration,
     /// Time between looks at a run of a deployment that is waited for.
     pub(crate) wait_interval: Duration,
-    /// Where results are kept unless the program says: `PREFECT_RESULTS_LOCAL_STORAGE_PATH`.
+    /// Where results are kept unless the program says: `PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK`.
+    pub(crate) storage_block: Option<BlockName>,
+    /// The same if there is no block: `PREFECT_RESULTS_LOCAL_STORAGE_PATH`.
     pub(crate) local_storage: PathBuf,
     /// What is logged and how it is sent: `PREFECT_LOGGING_*`.
     pub(crate) logging: Logging,
@@ -55,6 +59,7 @@ impl Default for Options {
             reschedule: false,
             poll_interval: Duration::from_secs(10),
             wait_interval: Duration::from_secs(5),
+            storage_block: None,
             local_storage: PathBuf::from(".prefect/storage"),
             logging: Logging::default(),
         }
@@ -81,6 +86,7 @@ impl Options {
                 .is_some_and(|behavior| behavior.eq_ignore_ascii_case("reschedule")),
             poll_interval: default.poll_interval,
             wait_interval: default.wait_interval,
+            storage_block: settings.parsed("PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")?,
             local_storage: settings.local_storage(),
             logging: Logging::new(settings)?,
         })

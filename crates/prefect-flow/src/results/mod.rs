@@ -4,24 +4,33 @@
 //! A result is JSON in a [`ResultStorage`]; the state of its run says where. The results of tasks stand in a record
 //! with what is known about them, those of flows alone, as with Python.
 
+mod block;
 mod cache;
 mod record;
 mod storage;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use prefect_api::id::BlockDocumentId;
+use prefect_client::Client;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+pub use block::StorageBlock;
+use block::{Blocks, OpenError};
 pub use cache::Cache;
 pub(crate) use cache::{Identity, Key};
 use record::{Metadata, Record};
 pub use storage::{LocalStorage, ResultStorage, StorageFuture};
 
+use crate::block::BlockName;
+use crate::engine::Patience;
 use crate::error::BoxError;
 
 /// How values of a type become text and come back.
@@ -62,14 +71,6 @@ pub enum ResultError {
         /// Its form.
         serializer: String,
     },
-    /// It is in the storage of a block, not in this program's.
-    #[error("read the result at '{key}': it is in the storage of block {block}")]
-    Elsewhere {
-        /// Where it is.
-        key: String,
-        /// The block's id.
-        block: Uuid,
-    },
     /// It is no longer where it was.
     #[error("read the result at '{key}': there is none")]
     Missing {
@@ -94,15 +95,48 @@ pub enum ResultError {
     },
 }
 
-/// The results of a program. Cheap to clone.
+/// Where a program keeps its results.
 #[derive(Debug, Clone)]
+pub(crate) enum Home {
+    /// What the program brings.
+    Given(Arc<dyn ResultStorage>),
+    /// What the block of this name describes.
+    Block(BlockName),
+    /// What the server names for all programs; this directory if nothing.
+    Default(PathBuf),
+}
+
+/// The results of a program.
+#[derive(Debug)]
 pub(crate) struct Results {
-    storage: Arc<dyn ResultStorage>,
+    home: Home,
+    blocks: Blocks,
+    /// Found when the first result is kept or looked for: most runs need none.
+    storage: OnceCell<Arc<dyn ResultStorage>>,
 }
 
 impl Results {
-    pub(crate) fn new(storage: Arc<dyn ResultStorage>) -> Self {
-        Self { storage }
+    pub(crate) fn new(
+        home: Home,
+        client: Client,
+        patience: Arc<Patience>,
+        kinds: &[Arc<dyn StorageBlock>],
+    ) -> Self {
+        Self { home, blocks: Blocks::new(client, patience, kinds), storage: OnceCell::new() }
+    }
+
+    async fn storage(&self) -> Result<&Arc<dyn ResultStorage>, OpenError> {
+        let find = || async {
+            match &self.home {
+                Home::Given(storage) => Ok(Arc::clone(storage)),
+                Home::Block(name) => self.blocks.named(name).await,
+                Home::Default(directory) => match self.blocks.default().await? {
+                    Some(storage) => Ok(storage),
+                    None => Ok(Arc::new(LocalStorage::new(directory)) as Arc<dyn ResultStorage>),
+                },
+            }
+        };
+        self.storage.get_or_try_init(find).await
     }
 
     /// Stores the result of a task under a key; gives what the state of the run says of it.
@@ -112,25 +146,26 @@ impl Results {
         text: String,
         lasts: Option<Duration>,
     ) -> Result<Value, BoxError> {
-        let metadata = Metadata::new(self.storage.locate(key), self.block(), lasts.map(from_now));
+        let storage = self.storage().await?;
+        let metadata = Metadata::new(storage.locate(key), storage.block_id(), lasts.map(from_now));
         let reference = metadata.reference()?;
         let record = serde_json::to_vec(&Record { metadata, result: text })?;
-        self.storage.write(key, record).await?;
+        storage.write(key, record).await?;
         Ok(reference)
     }
 
     /// Stores the result of a flow, which is not looked for by key.
     pub(crate) async fn keep_of_flow(&self, text: String) -> Result<Value, BoxError> {
-        let key = random_key();
-        let reference = serde_json::to_value(Metadata::new(self.storage.locate(&key), self.block(), None))?;
-        self.storage.write(&key, text.into_bytes()).await?;
+        let (storage, key) = (self.storage().await?, random_key());
+        let reference = serde_json::to_value(Metadata::new(storage.locate(&key), storage.block_id(), None))?;
+        storage.write(&key, text.into_bytes()).await?;
         Ok(reference)
     }
 
     /// The result under a key, as text, and what the state of a run says of it; `None` if there is none, or it has
     /// expired.
     pub(crate) async fn find(&self, key: &str) -> Result<Option<(String, Value)>, BoxError> {
-        let Some(content) = self.storage.read(key).await? else { return Ok(None) };
+        let Some(content) = self.storage().await?.read(key).await? else { return Ok(None) };
         let record: Record = serde_json::from_slice(&content)?;
         if record.metadata.expiration.is_some_and(|end| end <= Timestamp::now()) {
             return Ok(None);
@@ -141,7 +176,7 @@ impl Results {
         Ok(Some((record.result, record.metadata.reference()?)))
     }
 
-    /// The result that a state refers to, as text.
+    /// The result that a state refers to, as text, in whichever storage it is.
     pub(crate) async fn read(&self, reference: Option<&Value>) -> Result<(String, String), ResultError> {
         let reference = reference.filter(|reference| !reference.is_null()).ok_or(ResultError::None)?;
         let metadata: Metadata = serde_json::from_value(reference.clone())
@@ -150,10 +185,7 @@ impl Results {
         if !metadata.serializer.is_json() {
             return Err(ResultError::Foreign { key, serializer: metadata.serializer.kind });
         }
-        if let Some(block) = metadata.storage_block_id.filter(|block| Some(*block) != self.block()) {
-            return Err(ResultError::Elsewhere { key, block });
-        }
-        let content = self.storage.read(&key).await;
+        let content = self.content(&key, metadata.storage_block_id).await;
         let content = content.map_err(|source| ResultError::Storage { key: key.clone(), source })?;
         let Some(content) = content else { return Err(ResultError::Missing { key }) };
         let text = match serde_json::from_slice::<Record>(&content) {
@@ -164,8 +196,15 @@ impl Results {
         Ok((text, key))
     }
 
-    fn block(&self) -> Option<Uuid> {
-        self.storage.block_id()
+    /// What is under a key in the storage of a block, or in the program's own.
+    async fn content(&self, key: &str, block: Option<Uuid>) -> Result<Option<Vec<u8>>, BoxError> {
+        let own = self.storage().await?;
+        match block {
+            Some(block) if Some(block) != own.block_id() => {
+                self.blocks.of(BlockDocumentId(block)).await?.read(key).await
+            }
+            _ => own.read(key).await,
+        }
     }
 }
 

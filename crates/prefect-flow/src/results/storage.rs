@@ -12,7 +12,8 @@ use crate::error::BoxError;
 /// The future of a storage.
 pub type StorageFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// Where results are kept: a directory ([`LocalStorage`]), or whatever else a program brings, such as a bucket.
+/// Where results are kept: a directory ([`LocalStorage`]), or whatever else a program brings, such as the bucket of
+/// `prefect-flow-s3`.
 pub trait ResultStorage: Send + Sync + std::fmt::Debug {
     /// What the state of a run says of where the result of this key is. [`Self::read`] takes it too.
     fn locate(&self, key: &str) -> String;
@@ -34,6 +35,7 @@ pub trait ResultStorage: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone)]
 pub struct LocalStorage {
     directory: PathBuf,
+    block: Option<Uuid>,
 }
 
 /// A key that does not lead to a file below the directory.
@@ -47,7 +49,12 @@ struct BadKey {
 impl LocalStorage {
     /// A directory, which is made when the first result is stored.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), block: None }
+    }
+
+    /// The directory that a block of the Prefect server names.
+    pub(super) fn of_block(directory: PathBuf, block: Uuid) -> Self {
+        Self { directory, block: Some(block) }
     }
 
     /// The file of a key: a path below the directory, or one that leads there.
@@ -65,7 +72,12 @@ impl LocalStorage {
 
 impl ResultStorage for LocalStorage {
     fn locate(&self, key: &str) -> String {
-        self.directory.join(key).display().to_string()
+        // Whoever knows the block knows the directory.
+        if self.block.is_some() { key.to_owned() } else { self.directory.join(key).display().to_string() }
+    }
+
+    fn block_id(&self) -> Option<Uuid> {
+        self.block
     }
 
     fn write<'a>(&'a self, key: &'a str, content: Vec<u8>) -> StorageFuture<'a, ()> {

@@ -43,7 +43,10 @@ pub(super) struct Inner {
     pub(super) flows: HashMap<String, String>,
     pub(super) task_runs: Vec<Value>,
     pub(super) variables: HashMap<String, Value>,
-    pub(super) secrets: HashMap<String, Value>,
+    /// The fields of blocks by `TYPE/NAME`.
+    pub(super) blocks: HashMap<String, Value>,
+    /// The block that says where results are kept.
+    pub(super) default_storage: Option<String>,
     pub(super) deployments: HashMap<String, Value>,
     /// Answers to `set_state`, before the rules.
     pub(super) answers: VecDeque<Value>,
@@ -194,6 +197,15 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
 }
 
 impl Inner {
+    fn block(&self, name: &str) -> Option<Value> {
+        let slug = name.split('/').next();
+        self.blocks.get(name).map(|data| {
+            let kind = Uuid::new_v4();
+            json!({"id": block_id(name), "name": name, "data": data, "block_schema_id": Uuid::new_v4(),
+                "block_type_id": kind, "block_type": {"id": kind, "slug": slug}})
+        })
+    }
+
     /// A run in state Pending, as a worker leaves it.
     pub(super) fn add_run(&mut self, flow: &str, parameters: &Value, deployment: Option<&str>) -> String {
         let flow_id = self.flow_id(flow);
@@ -324,11 +336,18 @@ impl Inner {
                     .get(*name)
                     .map(|value| json!({"id": Uuid::new_v4(), "name": name, "value": value})),
             ),
-            ("GET", ["block_types", "slug", "secret", "block_documents", "name", name]) => {
-                found(self.secrets.get(*name).map(|value| {
-                    json!({"id": Uuid::new_v4(), "name": name, "data": {"value": value},
-                        "block_schema_id": Uuid::new_v4(), "block_type_id": Uuid::new_v4()})
-                }))
+            ("GET", ["block_types", "slug", kind, "block_documents", "name", name]) => {
+                found(self.block(&format!("{kind}/{name}")))
+            }
+            ("GET", ["block_documents", id]) => found(
+                self.blocks
+                    .keys()
+                    .find(|name| block_id(name).to_string() == *id)
+                    .and_then(|name| self.block(name)),
+            ),
+            ("GET", ["admin", "storage"]) => {
+                let id = self.default_storage.as_deref().map(block_id);
+                (200, json!({"default_result_storage_block_id": id}))
             }
             ("POST", ["v2", "concurrency_limits", "increment-with-lease"]) => self.acquire(body),
             ("POST", ["v2", "concurrency_limits", "decrement-with-lease"]) => {
@@ -487,6 +506,10 @@ fn merge(into: &mut Value, from: &Value) {
             into[key] = value.clone();
         }
     }
+}
+
+fn block_id(name: &str) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
 }
 
 fn found(record: Option<Value>) -> (u16, Value) {

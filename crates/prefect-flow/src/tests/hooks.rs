@@ -279,7 +279,7 @@ async fn of_a_run_whose_process_died_are_run_by_the_command() {
     let (bench, calls) = (Bench::new().await, calls());
     {
         let mut inner = bench.fake.lock();
-        inner.secrets.insert("github".to_owned(), json!("hush"));
+        inner.blocks.insert("secret/github".to_owned(), json!({"value": "hush"}));
         let record = &mut inner.runs.get_mut(&bench.run).unwrap().record;
         record["state_type"] = json!("CRASHED");
         record["state"] = json!({"id": uuid::Uuid::new_v4(), "type": "CRASHED", "name": "Crashed",

@@ -132,3 +132,55 @@ async fn of_subflows_are_known_when_the_parent_is_run_again() {
     assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
     assert_eq!(calls.load(Ordering::Relaxed), 1, "the part was not run again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn are_where_the_block_of_the_server_says() {
+    let directory = Directory::new();
+    let bench = Bench::new().await;
+    {
+        let mut inner = bench.fake.lock();
+        let path = directory.0.display().to_string();
+        inner.blocks.insert("local-file-system/kept".to_owned(), json!({"basepath": path}));
+        inner.default_storage = Some("local-file-system/kept".to_owned());
+    }
+    let flow = greet(|ctx, _| async move {
+        for _ in 0..2 {
+            let task = ctx.task("count").cached(Cache::key("counted"));
+            task.run(|_| async { Ok::<_, BoxError>(7) }).await?;
+        }
+        Ok(())
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    assert!(directory.0.join("counted").is_file());
+    let inner = bench.fake.lock();
+    assert_eq!(inner.calls_to("GET", "/block_documents/").len(), 1, "opened once");
+    let data = inner.events.iter().map(|event| &event["payload"]["validated_state"]["data"]);
+    let stored: Vec<_> = data.filter(|data| data["storage_key"].is_string()).collect();
+    assert_eq!(stored.len(), 2);
+    assert!(
+        stored.iter().all(|data| data["storage_key"] == "counted" && data["storage_block_id"].is_string())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_cannot_be_kept_fail_nothing() {
+    for (block, why) in [
+        ("local-file-system/none", "the Prefect server has none of that name"),
+        ("gcs-bucket/ours", "of type 'gcs-bucket': this program knows 'local-file-system'"),
+    ] {
+        let bench = Bench::with(|options| options.storage_block = Some(block.parse().unwrap())).await;
+        bench.fake.lock().blocks.insert("gcs-bucket/ours".to_owned(), json!({}));
+        let flow = greet(|ctx, _| async move {
+            ctx.task("count").persist_result().run(|_| async { Ok::<_, BoxError>(7) }).await?;
+            Ok(())
+        });
+        assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+        let lines = bench.fake.lock().lines();
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.starts_with("40 The result was not persisted") && line.contains(why)),
+            "{lines:?}"
+        );
+    }
+}

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Bench, greet};
 use crate::engine::{End, Error};
 use crate::error::BoxError;
+use crate::{Context, Event, Resource};
 
 #[derive(Debug, thiserror::Error)]
 #[error("upload part 3")]
@@ -238,14 +239,22 @@ async fn a_run_that_the_server_holds_pending_is_proposed_again() {
     assert!(matches!(end, End::Completed(_)));
 }
 
+/// The fields of a block.
+#[derive(Debug, serde::Deserialize)]
+struct Mail {
+    #[expect(dead_code, reason = "never read: the block does not fit")]
+    port: u16,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_and_variables_are_read_and_their_faults_named() {
     let bench = Bench::new().await;
     {
         let mut inner = bench.fake.lock();
         inner.variables.insert("limits".to_owned(), json!({"parts": "three"}));
-        inner.secrets.insert("github".to_owned(), json!("hush"));
-        inner.secrets.insert("hidden".to_owned(), json!("********"));
+        inner.blocks.insert("secret/github".to_owned(), json!({"value": "hush"}));
+        inner.blocks.insert("mail/ours".to_owned(), json!({"host": "post", "port": "hush"}));
+        inner.blocks.insert("secret/hidden".to_owned(), json!({"value": "********"}));
     }
     let flow = greet(|ctx, _| async move {
         use secrecy::ExposeSecret as _;
@@ -261,10 +270,35 @@ async fn secrets_and_variables_are_read_and_their_faults_named() {
         assert_eq!(missing, "read secret block 'none': the Prefect server has none of that name");
         assert!(ctx.secret("hidden").await.unwrap_err().to_string().contains("hides the secret"));
         ctx.variable::<serde_json::Value>("limits").await?;
+        let fields: std::collections::BTreeMap<String, String> = ctx.block("mail/ours").await?;
+        assert_eq!(fields["host"], "post");
+        let wrong = ctx.block::<Mail>("mail/ours").await.unwrap_err().to_string();
+        assert_eq!(wrong, "read block 'mail/ours': at `port`: of another form", "without the value");
+        let nameless = ctx.block::<Mail>("ours").await.unwrap_err().to_string();
+        assert_eq!(nameless, "read block 'ours': at `.`: it is not TYPE/NAME, as in `s3-bucket/results`");
         Ok(())
     });
     assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
     assert_eq!(bench.fake.lock().calls_to("GET", "/variables/name/limits").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_flow_relate_to_its_run() {
+    let bench = Bench::new().await;
+    let flow = greet(|ctx, _| async move {
+        let tell = |task: Context| async move {
+            task.emit_event(Event::now("dataset.archived", Resource::new("dataset.7")).with("size", 3)).await
+        };
+        ctx.task("tell").run(tell).await?;
+        Ok(())
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    let inner = bench.fake.lock();
+    let event = inner.events.iter().find(|event| event["event"] == "dataset.archived").unwrap();
+    assert_eq!(event["payload"], json!({"size": 3}));
+    let roles: Vec<_> =
+        event["related"].as_array().unwrap().iter().map(|it| it["prefect.resource.role"].clone()).collect();
+    assert_eq!(roles, ["flow-run", "task-run", "flow"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,6 +113,38 @@ impl Venv {
         self.dir.join(MARKER).is_file()
     }
 
+    /// A directory for `PYTHONPATH` with exactly these packages, without what they ask for: for the few programs that need
+    /// more than the environment has. Made once under this name.
+    pub async fn packages(&self, name: &str, requirements: &[&str]) -> Result<PathBuf> {
+        let mut dir = self.dir.clone().into_os_string();
+        dir.push(format!("-{name}"));
+        let dir = PathBuf::from(dir);
+        let _lock = self.lock(&format!("{name}-lock")).await?;
+        if dir.join(MARKER).is_file() {
+            return Ok(dir);
+        }
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()))?;
+        }
+        let pip = self.pip().arg("--no-deps").arg("--target").arg(&dir).args(requirements.iter().copied());
+        let installed = pip.output(INSTALL_DEADLINE).await?.success();
+        installed.with_context(|| format!("failed to install {} from PyPI", requirements.join(", ")))?;
+        std::fs::write(dir.join(MARKER), name)
+            .with_context(|| format!("failed to mark {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn pip(&self) -> Command {
+        Command::new(self.python()).args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--quiet",
+        ])
+    }
+
     /// Takes a lock beside the environment; it is free again when the file is dropped.
     pub(crate) async fn lock(&self, name: &str) -> Result<File> {
         let mut path = self.dir.clone().into_os_string();
@@ -178,9 +210,7 @@ impl Venv {
             .await?
             .success()
             .context("failed to make a virtual environment; on Debian: apt-get install python3-venv")?;
-        let pip = Command::new(self.python())
-            .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"])
-            .args(self.release.requirements().iter().copied());
+        let pip = self.pip().args(self.release.requirements().iter().copied());
         let installed = match pip.output(INSTALL_DEADLINE).await {
             Ok(output) => output.success().map(drop),
             Err(error) => Err(error),

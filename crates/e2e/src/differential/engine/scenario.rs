@@ -153,6 +153,7 @@ pub const ALL: &[Scenario] = &[
     told("artifacts").quick(),
     told("logs").quick(),
     told("records"),
+    told("events").tags(&["b", "a"]),
     // The last: it keeps the server busy.
     tasks("mapped-many").of("mapped").parameters(r#"{"count": 1000}"#),
 ];
