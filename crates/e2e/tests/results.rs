@@ -62,19 +62,6 @@ S3Bucket(
 ).save("bucket")
 "#;
 
-/// What Python needs for buckets.
-const AWS: [&str; 9] = [
-    "prefect-aws==0.7.11",
-    "boto3==1.42.10",
-    "botocore==1.42.10",
-    "s3transfer==0.16.0",
-    "jmespath==1.0.1",
-    "aiobotocore",
-    "aioitertools",
-    "wrapt",
-    "pyparsing",
-];
-
 /// Where both languages keep their results.
 type Storage<'a> = [(&'a str, &'a str)];
 
@@ -124,7 +111,7 @@ async fn results_in_buckets_are_read_by_the_other_language() {
     let client = runs::client(&server.api_url(), &server.client_env()).unwrap();
     let buckets = vec!["results".to_owned()];
     let s3 = S3Server::start(s3::Options { buckets, ..s3::Options::default() }).await.unwrap();
-    let packages = server.venv().packages("aws", &AWS).await.unwrap();
+    let packages = server.venv().package("prefect-aws==0.7.11").await.unwrap();
     let python_path = ("PYTHONPATH", packages.to_str().unwrap());
     let endpoint = s3.endpoint();
     let keys = [("KEY", s3.access_key()), ("SECRET", s3.secret_key()), ("ENDPOINT", &endpoint), python_path];

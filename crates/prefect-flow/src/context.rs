@@ -81,6 +81,15 @@ impl Run {
 pub(crate) struct TaskScope {
     pub(crate) id: TaskRunId,
     pub(crate) name: String,
+    pub(crate) tags: Vec<String>,
+}
+
+impl TaskScope {
+    /// What events of its code relate to besides what those of the flow do.
+    fn related(&self) -> impl Iterator<Item = Resource> {
+        let tags = self.tags.iter().map(|tag| Resource::of("tag", tag).role("tag"));
+        std::iter::once(Resource::of("task-run", self.id).role("task-run").named(&self.name)).chain(tags)
+    }
 }
 
 impl Context {
@@ -88,8 +97,8 @@ impl Context {
         Self { run, task: None }
     }
 
-    pub(crate) fn of_task(&self, id: TaskRunId, name: String) -> Self {
-        Self { run: Arc::clone(&self.run), task: Some(Arc::new(TaskScope { id, name })) }
+    pub(crate) fn of_task(&self, scope: TaskScope) -> Self {
+        Self { run: Arc::clone(&self.run), task: Some(Arc::new(scope)) }
     }
 
     /// The flow run's id.
@@ -173,14 +182,15 @@ impl Context {
     /// Tells the Prefect server of something that happened, for automations and whoever watches its events. It relates to
     /// the run, and what the run relates to, besides what it names itself.
     pub async fn emit_event(&self, event: Event) -> Result<(), EventError> {
-        let task = self
-            .task
-            .as_ref()
-            .map(|task| Resource::of("task-run", task.id).role("task-run").named(&task.name));
-        let mut related = self.run.related.clone();
-        related.splice(1..1, task);
-        let own = event.resource.id().map(str::to_owned);
-        related.retain(|resource| resource.id() != own.as_deref());
+        let task = self.task.as_deref().into_iter().flat_map(TaskScope::related);
+        let own = event.resource.id();
+        let mut related: Vec<Resource> = Vec::new();
+        for resource in self.run.related.iter().cloned().chain(task) {
+            let is_known = related.iter().any(|known| known.id() == resource.id());
+            if !is_known && resource.id() != own {
+                related.push(resource);
+            }
+        }
         let event = event.related(related);
         check_event(&event)?;
         self.run.engine.events().send(event).await;

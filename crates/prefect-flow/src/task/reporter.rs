@@ -6,7 +6,7 @@ use prefect_api::state::StateType;
 use prefect_api::task_event::{TaskRunRecord, TaskState};
 
 use super::handle::{Ended, Outcome};
-use crate::context::Context;
+use crate::context::{Context, TaskScope};
 use crate::engine::ABORTED;
 use crate::report::Level;
 
@@ -23,9 +23,14 @@ pub(super) struct Reporter {
     opened: bool,
 }
 
+/// What the code of a task run knows about it.
+fn scope(record: &TaskRunRecord) -> TaskScope {
+    TaskScope { id: record.id, name: record.name.clone(), tags: record.tags.clone() }
+}
+
 impl Reporter {
     pub(super) fn new(ctx: &Context, record: TaskRunRecord, ended: Ended) -> Self {
-        let ctx = ctx.of_task(record.id, record.name.clone());
+        let ctx = ctx.of_task(scope(&record));
         Self { ctx, record, ended, closed: false, untold: None, opened: false }
     }
 
@@ -49,8 +54,8 @@ impl Reporter {
 
     /// Takes the name that was chosen for the run; shown from the next state on.
     pub(super) fn rename(&mut self, name: String) {
-        self.ctx = self.ctx.of_task(self.record.id, name.clone());
         self.record.name = name;
+        self.ctx = self.ctx.of_task(scope(&self.record));
     }
 
     /// Enters a state and reports it.

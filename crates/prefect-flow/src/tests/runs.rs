@@ -298,7 +298,7 @@ async fn events_of_a_flow_relate_to_its_run() {
     assert_eq!(event["payload"], json!({"size": 3}));
     let roles: Vec<_> =
         event["related"].as_array().unwrap().iter().map(|it| it["prefect.resource.role"].clone()).collect();
-    assert_eq!(roles, ["flow-run", "task-run", "flow"]);
+    assert_eq!(roles, ["flow-run", "flow", "task-run"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

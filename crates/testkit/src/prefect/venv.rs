@@ -113,25 +113,34 @@ impl Venv {
         self.dir.join(MARKER).is_file()
     }
 
-    /// A directory for `PYTHONPATH` with exactly these packages, without what they ask for: for the few programs that need
-    /// more than the environment has. Made once under this name.
-    pub async fn packages(&self, name: &str, requirements: &[&str]) -> Result<PathBuf> {
-        let mut dir = self.dir.clone().into_os_string();
-        dir.push(format!("-{name}"));
-        let dir = PathBuf::from(dir);
-        let _lock = self.lock(&format!("{name}-lock")).await?;
-        if dir.join(MARKER).is_file() {
-            return Ok(dir);
+    /// A directory for `PYTHONPATH` with a package and what it needs beside the environment: for the few programs that
+    /// need more than that has. Made once; the environment itself stays as it is.
+    pub async fn package(&self, requirement: &str) -> Result<PathBuf> {
+        let mut prefix = self.dir.clone().into_os_string();
+        prefix.push(format!("+{requirement}"));
+        let prefix = PathBuf::from(prefix);
+        let _lock = self.lock("package-lock").await?;
+        if !prefix.join(MARKER).is_file() {
+            if prefix.exists() {
+                std::fs::remove_dir_all(&prefix)
+                    .with_context(|| format!("failed to remove the incomplete {}", prefix.display()))?;
+            }
+            let freeze = Command::new(self.python()).args(["-m", "pip", "freeze", "--quiet"]);
+            let installed = freeze.output(CHECK_DEADLINE).await?.success()?.stdout;
+            std::fs::create_dir_all(&prefix)
+                .with_context(|| format!("failed to create {}", prefix.display()))?;
+            let constraints = prefix.join("constraints.txt");
+            std::fs::write(&constraints, installed)
+                .with_context(|| format!("failed to write {}", constraints.display()))?;
+            let pip = self.pip().arg("--prefix").arg(&prefix).arg("--constraint").arg(&constraints);
+            let added = pip.arg(requirement).output(INSTALL_DEADLINE).await?.success();
+            added.with_context(|| format!("failed to install {requirement} from PyPI"))?;
+            std::fs::write(prefix.join(MARKER), requirement)
+                .with_context(|| format!("failed to mark {}", prefix.display()))?;
         }
-        if dir.exists() {
-            std::fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()))?;
-        }
-        let pip = self.pip().arg("--no-deps").arg("--target").arg(&dir).args(requirements.iter().copied());
-        let installed = pip.output(INSTALL_DEADLINE).await?.success();
-        installed.with_context(|| format!("failed to install {} from PyPI", requirements.join(", ")))?;
-        std::fs::write(dir.join(MARKER), name)
-            .with_context(|| format!("failed to mark {}", dir.display()))?;
-        Ok(dir)
+        let code = "import sysconfig, sys; print(sysconfig.get_path('purelib', vars={'base': sys.argv[1]}))";
+        let path = Command::new(self.python()).args(["-c", code]).arg(&prefix);
+        Ok(PathBuf::from(path.output(CHECK_DEADLINE).await?.success()?.stdout.trim()))
     }
 
     fn pip(&self) -> Command {
