@@ -5,6 +5,7 @@
 //! the server how it ended, also of infrastructure that a former worker has left (`reconcile`). Outages of server or engine delay the worker; they do not end it.
 
 mod admin;
+mod amount;
 mod claim;
 pub mod cli;
 mod compatibility;

@@ -11,6 +11,7 @@ use super::deployments::{Wanted, users};
 use super::mountinfo::{Mount, mount_of};
 use super::vantage::{self, Vantage};
 use super::{Finding, Probe, in_time};
+use crate::amount::size;
 use crate::error::chain;
 use crate::launcher::docker::probe::Order;
 use crate::launcher::docker::survey::Facts;
@@ -202,16 +203,6 @@ fn judge(source: &str, view: &View) -> Finding {
     }
 }
 
-/// An amount of bytes for people.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let power = (bytes.checked_ilog2().unwrap_or(0) / 10).min(5);
-    let unit = usize::try_from(power).ok().and_then(|power| UNITS.get(power)).unwrap_or(&"B");
-    let whole = bytes >> (10 * power);
-    let tenths = ((bytes - (whole << (10 * power))) * 10) >> (10 * power);
-    if whole < 10 && power > 0 { format!("{whole}.{tenths} {unit}") } else { format!("{whole} {unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,13 +258,5 @@ mod tests {
         let seen = see();
         assert_eq!((seen.len(), seen[0].empty), (2, Some(false)));
         assert_eq!((seen[1].directory, seen[1].empty), (false, None));
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        let gibibyte = 1 << 30;
-        let read: Vec<_> = [0, 1023, 1536, 20 * gibibyte, 1500 * gibibyte].map(size).into();
-        assert_eq!(read, ["0 B", "1023 B", "1.5 KiB", "20 GiB", "1.4 TiB"]);
-        assert!(size(u64::MAX).ends_with("PiB"));
     }
 }

@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_api::id::FlowRunId;
 use serde::Serialize;
 
-use super::super::text::{age, line, size};
+use super::super::text::{age, line};
 use super::judge::{Judge, Verdict};
+use crate::amount::size;
 use crate::launcher::docker::{Leftover, PulledImage, Purpose, Removal};
 
 /// How many characters of an id people read.
