@@ -89,6 +89,11 @@ pub(crate) fn for_demo() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH])
 }
 
+/// What the differentials need.
+pub(crate) fn for_differentials() -> Result<()> {
+    check(&[&COMPILER, &PYTHON, &POSTGRESQL])
+}
+
 /// What runs under faults need.
 pub(crate) fn for_faults() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &DOCKERD, &NAMESPACES])

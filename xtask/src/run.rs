@@ -49,7 +49,7 @@ pub(crate) fn fault(fault: &Fault) -> Result<ExitCode> {
 }
 
 pub(crate) fn differential(differential: &Differential) -> Result<ExitCode> {
-    check::for_demo()?;
+    check::for_differentials()?;
     let mut command = stack(differential.profile)?;
     command.args(["differential", &differential.what]);
     command.args(differential.quick.then_some("--quick")).args(differential.json.then_some("--json"));

@@ -11,12 +11,15 @@ use crate::id::{DeploymentId, FlowId, FlowRunId, TaskRunId, WorkPoolId, WorkQueu
 use crate::state::{NewState, State, StateType};
 
 /// A flow.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
     /// The flow's id.
     pub id: FlowId,
     /// The flow's name.
     pub name: String,
+    /// What else the server tells of it: names of containers may refer to all of it.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// How the server retries and pauses a run. It is replaced as a whole by a PATCH, hence read, changed and
@@ -41,7 +44,7 @@ pub struct FlowRunPolicy {
 }
 
 /// A flow run as the server reports it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlowRun {
     /// The run's id.
     pub id: FlowRunId,
@@ -115,6 +118,9 @@ pub struct FlowRun {
     /// Job variables of this run, over the deployment's.
     #[serde(default)]
     pub job_variables: Option<Map<String, Value>>,
+    /// What else the server tells of it: names of containers may refer to all of it.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// A run that a work pool has due (the answer to a poll).

@@ -142,7 +142,7 @@ impl RunInputKeyset {
 }
 
 /// A state as the server reports it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The state's id.
     pub id: StateId,

@@ -240,30 +240,9 @@ fn python_isoformat(moment: Timestamp) -> String {
     moment.strftime(form).to_string()
 }
 
-/// What `{{ ctx.* }}` in a name may refer to.
+/// What `{{ ctx.* }}` in a name may refer to: all that the server tells of flow and run.
 fn context(sources: &Sources<'_>) -> Map<String, Value> {
-    let run = sources.run;
-    let context = json!({
-        "flow": {"id": sources.flow.id, "name": sources.flow.name},
-        "flow_run": {
-            "id": run.id,
-            "name": run.name,
-            "flow_id": run.flow_id,
-            "deployment_id": run.deployment_id,
-            "work_queue_id": run.work_queue_id,
-            "work_queue_name": run.work_queue_name,
-            "work_pool_id": run.work_pool_id,
-            "work_pool_name": run.work_pool_name,
-            "flow_version": run.flow_version,
-            "parameters": run.parameters,
-            "tags": run.tags,
-            "labels": run.labels,
-            "run_count": run.run_count,
-            "expected_start_time": run.expected_start_time,
-            "next_scheduled_start_time": run.next_scheduled_start_time,
-            "job_variables": run.job_variables,
-        },
-    });
+    let context = json!({"flow": sources.flow, "flow_run": sources.run});
     Map::from_iter([("ctx".to_owned(), context)])
 }
 

@@ -137,8 +137,26 @@ fn write_quoted(out: &mut String, text: &str) {
                 out.push('\\');
                 out.push(c);
             }
-            c => out.push(c),
+            c if is_printable(c) => out.push(c),
+            c => {
+                let code = u32::from(c);
+                // Writing to a String cannot fail.
+                match code {
+                    ..=0xff => write!(out, "\\x{code:02x}"),
+                    ..=0xffff => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                }
+                .unwrap_or_default();
+            }
         }
     }
     out.push(quote);
+}
+
+/// Whether Python's `repr` shows a character as it is. Rust's `Debug` asks the same of it; after a letter, so that
+/// accents, which Python shows, are not taken for a text's beginning.
+fn is_printable(c: char) -> bool {
+    let mut text = String::from("a");
+    text.push(c);
+    !text.escape_debug().any(|c| c == '{') || c == '{'
 }

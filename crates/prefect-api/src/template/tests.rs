@@ -257,6 +257,11 @@ fn text_forms_are_pythons() {
         (json!(1.25e-120), "1.25e-120"),
         (json!(1e15), "1000000000000000.0"),
         (json!(1e16), "1e+16"),
+        (json!(["a\u{7}{}", "\u{a0}\u{ad}"]), r"['a\x07{}', '\xa0\xad']"),
+        (
+            json!(["\u{200b}\u{e000}", "e\u{301}\u{1f600}\u{e0001}"]),
+            "['\\u200b\\ue000', 'e\u{301}\u{1f600}\\U000e0001']",
+        ),
     ] {
         assert_eq!(text_form(&number), text);
     }

@@ -12,7 +12,7 @@ use prefect_client::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::docker::{Container, Engine, Image};
-use testkit::prefect::{Options, PrefectServer};
+use testkit::prefect::{Database, Options, PrefectServer};
 use testkit::process::{Command, Process};
 
 use super::case::{Case, Pool, Tokens, VARIABLES, filled};
@@ -79,7 +79,9 @@ impl Bench {
         let env = IDLE_SERVICES
             .map(|service| (format!("PREFECT_SERVER_SERVICES_{service}_ENABLED"), "false".to_owned()))
             .to_vec();
-        let server = PrefectServer::start(Options { env, ..Options::default() });
+        // On SQLite so many runs at a time are refused with 503 until Python's worker gives up.
+        let server =
+            PrefectServer::start(Options { env, database: Database::Postgres, ..Options::default() });
         let (tokens, server) = tokio::try_join!(fixtures(&engine, &programs, &files), server)?;
         let client = runs::client(&server.api_url(), &server.client_env())?;
         let flow = client.create_flow(FLOW).await?.id;

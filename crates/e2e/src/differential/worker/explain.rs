@@ -34,10 +34,11 @@ pub const TABLE: &[Explanation] = &[
     Explanation {
         difference: "what docker-py or the engine would drop silently from `container_create_kwargs` is an error \
                      that names it: unknown keys inside its objects, `lxc_conf`, `kernel_memory`, entries of \
-                     `extra_hosts` without an address",
+                     `extra_hosts` without an address, a text for `group_add`",
         covers: |found| {
             only_python_launches(found)
                 && [
+                    "kwargs/group-add-text",
                     "kwargs/healthcheck-unknown-key",
                     "kwargs/lxc-conf",
                     "kwargs/mounts-python-names",
@@ -79,6 +80,22 @@ pub const TABLE: &[Explanation] = &[
             only_ours_launches(found)
                 && ["volumes/no-copy", "volumes/private-label", "volumes/propagation", "volumes/relinked"]
                     .contains(&found.case.as_str())
+        },
+    },
+    Explanation {
+        difference: "an empty name in `networks` is an error",
+        covers: |found| only_python_launches(found) && found.case == "network/empty-item",
+    },
+    Explanation {
+        difference: "an empty `image_pull_policy` counts as absent",
+        covers: |found| only_ours_launches(found) && found.case == "image/policy-empty",
+    },
+    Explanation {
+        difference: "a name that is nothing but a reference without a value is the run's; objects in names are in \
+                     alphabetical order",
+        covers: |found| {
+            found.path == "Name"
+                && ["name/context-absent-whole", "name/context-labels"].contains(&found.case.as_str())
         },
     },
     Explanation {

@@ -72,7 +72,7 @@ impl DockerConfig {
             image,
             credentials: fields.object("registry_credentials")?.map(Credentials::parse).transpose()?,
             pull_timeout: pull_timeout(&mut fields)?,
-            networks: fields.exact_texts("networks")?,
+            networks: networks(&mut fields)?,
             network_mode: fields.exact_text("network_mode")?.filter(|mode| !mode.is_empty()),
             auto_remove: fields.flag("auto_remove")?.unwrap_or(false),
             volumes: fields
@@ -107,6 +107,16 @@ impl Credentials {
             password: needed("password")?.into(),
             registry_url: needed("registry_url")?,
         })
+    }
+}
+
+fn networks(fields: &mut Fields) -> Result<Vec<String>, LaunchError> {
+    let networks = fields.exact_texts("networks")?;
+    match networks.iter().position(String::is_empty) {
+        Some(index) => {
+            Err(wrong(&format!("networks[{index}]"), "a network's name", &Value::String(String::new())))
+        }
+        None => Ok(networks),
     }
 }
 
@@ -188,6 +198,7 @@ mod tests {
     fn values_of_a_wrong_kind_are_named() {
         for (configuration, part) in [
             (json!({"networks": "one"}), "networks must be a list of texts"),
+            (json!({"networks": ["one", ""]}), "networks[1] must be a network's name"),
             (json!({"auto_remove": "maybe"}), "auto_remove must be true or false"),
             (json!({"mem_limit": "lots"}), "mem_limit must be an amount"),
             (json!({"volumes": ["relative:path"]}), "volumes must be"),
