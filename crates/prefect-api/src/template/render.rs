@@ -36,13 +36,14 @@ pub(super) fn render(
 
 /// Fills `{{ ctx.* }}`-like placeholders of a text from `values`; what is missing becomes nothing.
 ///
-/// Returns `None` if the text is exactly one placeholder that has no value.
+/// Returns `None` if the text is exactly one placeholder that has no value, or null.
 pub fn render_text(
     text: &str,
     values: &Map<String, Value>,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    render(&Value::String(text.to_owned()), values, environment).as_ref().map(text_form)
+    let rendered = render(&Value::String(text.to_owned()), values, environment)?;
+    (!rendered.is_null()).then(|| text_form(&rendered))
 }
 
 fn render_pieces(text: &str, values: &Map<String, Value>, environment: Environment<'_>) -> String {

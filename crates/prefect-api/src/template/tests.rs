@@ -237,11 +237,14 @@ fn faulty_block_references_are_named() {
 #[test]
 fn names_are_rendered_from_the_context() {
     let context =
-        map(json!({"ctx": {"flow": {"name": "archive"}, "flow_run": {"name": "blue-owl", "run_count": 2}}}));
+        map(json!({"ctx": {"flow": {"name": "archive"}, "flow_run": {"name": "blue-owl", "run_count": 2,
+            "parent": null}}}));
     let render = |text| render_text(text, &context, &environment);
     assert_eq!(render("{{ ctx.flow.name }}-{{ ctx.flow_run.name }}").as_deref(), Some("archive-blue-owl"));
     assert_eq!(render("{{ ctx.flow_run.run_count }}").as_deref(), Some("2"));
     assert_eq!(render("{{ ctx.flow_run.none }}"), None);
+    assert_eq!(render("{{ ctx.flow_run.parent }}"), None);
+    assert_eq!(render("of {{ ctx.flow_run.parent }}").as_deref(), Some("of None"));
     assert_eq!(render("run {{ ctx.flow_run.none }}").as_deref(), Some("run "));
 }
 

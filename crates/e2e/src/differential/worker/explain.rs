@@ -83,6 +83,10 @@ pub const TABLE: &[Explanation] = &[
         },
     },
     Explanation {
+        difference: "whole numbers of more than 64 bits are rounded",
+        covers: |found| found.case == "env/numbers-and-flags" && found.path == "Config.Env.LARGE",
+    },
+    Explanation {
         difference: "an empty name in `networks` is an error",
         covers: |found| only_python_launches(found) && found.case == "network/empty-item",
     },
@@ -95,7 +99,8 @@ pub const TABLE: &[Explanation] = &[
                      alphabetical order",
         covers: |found| {
             found.path == "Name"
-                && ["name/context-absent-whole", "name/context-labels"].contains(&found.case.as_str())
+                && ["name/context-absent-whole", "name/context-labels", "name/context-objects"]
+                    .contains(&found.case.as_str())
         },
     },
     Explanation {
