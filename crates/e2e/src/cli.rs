@@ -89,7 +89,13 @@ enum Differential {
     /// The containers that job variables lead to.
     Worker(Compared),
     /// What the server holds of flow runs.
-    Engine(Compared),
+    Engine {
+        #[command(flatten)]
+        compared: Compared,
+        /// Keep pictures of what the UI shows of the runs in this directory; takes a browser.
+        #[arg(long, value_name = "DIRECTORY")]
+        screenshots: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -167,8 +173,10 @@ async fn run(command: Command) -> Result<()> {
             print(&if compared.json { serde_json::to_string(&report)? } else { report.text() });
             ensure!(report.passed(), "the workers differ");
         }
-        Command::Differential { what: Differential::Engine(compared) } => {
-            let report = Box::pin(differential::engine::run(&compared.options(), interrupted()?)).await?;
+        Command::Differential { what: Differential::Engine { compared, screenshots } } => {
+            let options = compared.options();
+            let compared_engines = differential::engine::run(&options, screenshots.as_deref(), interrupted()?);
+            let report = Box::pin(compared_engines).await?;
             print(&if compared.json { serde_json::to_string(&report)? } else { report.text() });
             ensure!(report.passed(), "the engines differ");
         }

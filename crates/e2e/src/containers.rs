@@ -27,6 +27,11 @@ pub async fn on_network(docker: &Docker, network: &str) -> Result<Vec<String>> {
     list(docker, "network", network).await
 }
 
+/// Ids of the containers of an image.
+pub async fn of_image(docker: &Docker, image: &str) -> Result<Vec<String>> {
+    list(docker, "ancestor", image).await
+}
+
 async fn list(docker: &Docker, filter: &str, value: &str) -> Result<Vec<String>> {
     let filters = HashMap::from([(filter.to_owned(), vec![value.to_owned()])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();

@@ -8,6 +8,7 @@
 //! - [`runs`] triggers and watches flow runs as SciCat's side of the system does.
 //! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
 //! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
+//! - [`guide`] reads a guide as people read it, so that a test can follow it.
 //! - [`scenarios`] are the flows that both engines run to be compared.
 //! - [`demo`], [`measure`], [`differential`] and [`fault`] are the programs made of these.
 
@@ -18,6 +19,7 @@ pub mod demo;
 pub mod dice;
 pub mod differential;
 pub mod fault;
+pub mod guide;
 pub mod images;
 pub mod local;
 pub mod measure;

@@ -21,6 +21,11 @@ impl Programs {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// Where they are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The program of this name.
     pub fn path(&self, name: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);

@@ -21,6 +21,11 @@ pub fn client(api_url: &str, more: &[(String, String)]) -> Result<Client> {
     Ok(Client::new(&Settings::resolve(&Inputs { environment, directory })?)?)
 }
 
+/// The run's page in the UI of the server with this API.
+pub fn page(api_url: &str, id: impl std::fmt::Display) -> String {
+    format!("{}/runs/flow-run/{id}", api_url.trim_end_matches('/').trim_end_matches("/api"))
+}
+
 /// Makes a run of `flow/deployment`. Its container stays after its end, so that it can be looked at.
 pub async fn trigger(client: &Client, flow: &str, deployment: &str, parameters: Value) -> Result<FlowRun> {
     let found = client.read_deployment_by_name(flow, deployment).await?;

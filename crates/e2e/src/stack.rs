@@ -80,8 +80,7 @@ impl Server {
 
     /// The page of a run in the UI.
     pub fn run_page(&self, run: impl std::fmt::Display) -> String {
-        let api_url = self.api_url();
-        format!("{}/runs/flow-run/{run}", api_url.trim_end_matches('/').trim_end_matches("/api"))
+        runs::page(&self.api_url(), run)
     }
 }
 

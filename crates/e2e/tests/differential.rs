@@ -14,7 +14,7 @@ async fn both_workers_make_the_same_containers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_engines_leave_the_same_records() {
-    let report = engine::run(&QUICK, std::future::pending()).await.unwrap();
+    let report = engine::run(&QUICK, None, std::future::pending()).await.unwrap();
     assert!(report.scenarios > 0 && report.records > 0, "{}", report.text());
     assert!(report.passed(), "{}", report.text());
 }

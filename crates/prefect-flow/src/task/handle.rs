@@ -1,5 +1,6 @@
 //! Task runs as others see them: results, and dependencies between them.
 
+use std::fmt::{self, Display, Formatter};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context as Waker, Poll};
@@ -111,6 +112,13 @@ impl<T> Deref for Done<T> {
 
     fn deref(&self) -> &T {
         &self.value
+    }
+}
+
+/// As its result is shown.
+impl<T: Display> Display for Done<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use prefect_api::deployment::{DeploymentSettings, NewDeployment};
-use prefect_api::id::DeploymentId;
+use prefect_api::id::{DeploymentId, FlowRunId};
 use prefect_client::Client;
 use secrecy::SecretString;
 use serde_json::json;
@@ -148,6 +148,11 @@ impl Bench {
             .env("PREFECT_LOCAL_STORAGE_PATH", self.results(side))
             .env("SCENARIO_CALLED", format!("{flow}/{}", side.deployment()))
             .current_dir(self.files.path()))
+    }
+
+    /// The page of a run in the UI.
+    pub(super) fn page(&self, run: FlowRunId) -> String {
+        runs::page(&self.server.api_url(), run)
     }
 
     pub(super) async fn stop(self) -> Result<()> {
