@@ -72,6 +72,27 @@ const NAMESPACES: Need = Need {
 
 const REGISTRY: Need = tool("docker-registry", "apt-get install docker-registry");
 
+const CHROMIUM: Need = Need {
+    what: "Chromium (for what the UI shows)",
+    program: "chromium",
+    arguments: &["--version"],
+    install: "apt-get install chromium",
+};
+
+const CHROMEDRIVER: Need = Need {
+    what: "Chromium's driver",
+    program: "chromedriver",
+    arguments: &["--version"],
+    install: "apt-get install chromium-driver",
+};
+
+const DOCKER: Need = Need {
+    what: "the program docker (as users of the guide build an image)",
+    program: "docker",
+    arguments: &["--version"],
+    install: "apt-get install docker.io",
+};
+
 const NEXTEST: Need = Need {
     what: "cargo-nextest",
     program: "cargo",
@@ -99,13 +120,18 @@ pub(crate) fn for_faults() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &DOCKERD, &NAMESPACES])
 }
 
+/// What pictures of the UI need besides.
+pub(crate) fn for_screenshots() -> Result<()> {
+    check(&[&CHROMIUM, &CHROMEDRIVER])
+}
+
 /// What the tests need.
 pub(crate) fn for_tests() -> Result<()> {
-    let engine = [&DOCKERD, &NAMESPACES];
-    let proxies = [&NGINX, &TINYPROXY, &POSTGRESQL];
-    check(
-        &[&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &REGISTRY, &NEXTEST], &engine[..], &proxies[..]].concat(),
-    )
+    let tools = [&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &NEXTEST];
+    let engine = [&DOCKER, &DOCKERD, &NAMESPACES];
+    let servers = [&NGINX, &TINYPROXY, &POSTGRESQL, &REGISTRY];
+    let browser = [&CHROMIUM, &CHROMEDRIVER];
+    check(&[&tools[..], &engine[..], &servers[..], &browser[..]].concat())
 }
 
 /// All that is missing, in one message. The Docker engine is needed by all.

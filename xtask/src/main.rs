@@ -108,6 +108,9 @@ struct Differential {
     /// Only the few cases that stand for all.
     #[arg(long)]
     quick: bool,
+    /// Keep pictures of what the UI shows of the engines' runs in this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    screenshots: Option<std::path::PathBuf>,
     /// The report as JSON on standard output.
     #[arg(long)]
     json: bool,

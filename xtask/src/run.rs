@@ -56,6 +56,10 @@ pub(crate) fn differential(differential: &Differential) -> Result<ExitCode> {
     if let Some(only) = &differential.only {
         command.args(["--only", only]);
     }
+    if let Some(directory) = &differential.screenshots {
+        check::for_screenshots()?;
+        command.arg("--screenshots").arg(std::path::absolute(directory)?);
+    }
     hand_over(command)
 }
 

@@ -175,7 +175,8 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Differential { what: Differential::Engine { compared, screenshots } } => {
             let options = compared.options();
-            let compared_engines = differential::engine::run(&options, screenshots.as_deref(), interrupted()?);
+            let compared_engines =
+                differential::engine::run(&options, screenshots.as_deref(), interrupted()?);
             let report = Box::pin(compared_engines).await?;
             print(&if compared.json { serde_json::to_string(&report)? } else { report.text() });
             ensure!(report.passed(), "the engines differ");

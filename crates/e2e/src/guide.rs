@@ -172,7 +172,9 @@ fn marked(text: &str) -> impl Iterator<Item = (&str, Mark<'_>)> {
         let (before, found) = rest.split_at_checked(rest.find(['`', '*'])?)?;
         let (mark, after) = match found.strip_prefix("**") {
             Some(bold) => bold.split_once("**").map(|(words, after)| (Mark::Bold(words), after))?,
-            None => found.strip_prefix('`')?.split_once('`').map(|(code, after)| (Mark::Code(code), after))?,
+            None => {
+                found.strip_prefix('`')?.split_once('`').map(|(code, after)| (Mark::Code(code), after))?
+            }
         };
         rest = after;
         Some((before, mark))
@@ -185,7 +187,9 @@ fn lines_match(printed: &[&str], shown: &[&str]) -> bool {
         (_, ["…", others @ ..]) => {
             (0..=printed.len()).any(|skipped| lines_match(printed.get(skipped..).unwrap_or_default(), others))
         }
-        ([line, lines @ ..], [pattern, others @ ..]) => line_matches(line, pattern) && lines_match(lines, others),
+        ([line, lines @ ..], [pattern, others @ ..]) => {
+            line_matches(line, pattern) && lines_match(lines, others)
+        }
         _ => false,
     }
 }
@@ -256,7 +260,9 @@ mod tests {
         ] {
             assert!(is_shown(printed, shown), "{printed:?} as {shown:?}");
         }
-        for (printed, shown) in [("a\nb", "a"), ("a", "a\nb"), ("ab", "a"), ("ab", "…a"), ("b\na", "a\n…"), ("", "a")] {
+        for (printed, shown) in
+            [("a\nb", "a"), ("a", "a\nb"), ("ab", "a"), ("ab", "…a"), ("b\na", "a\n…"), ("", "a")]
+        {
             assert!(!is_shown(printed, shown), "{printed:?} as {shown:?}");
         }
     }

@@ -28,8 +28,13 @@ const POLL: Duration = Duration::from_millis(200);
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// What this test's own build has set, and a newcomer has not.
-const NOT_SET: [&str; 5] =
-    ["CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS"];
+const NOT_SET: [&str; 5] = [
+    "CARGO_BUILD_TARGET",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTFLAGS",
+];
 
 /// A newcomer at a machine that has what the guide asks for.
 struct Newcomer {
@@ -57,7 +62,7 @@ impl Newcomer {
         let server = PrefectServer::start(options).await?;
         let browser = Browser::start(1400, 1200).await?;
         browser.open(&server.ui_url()).await?;
-        let home = tempfile::Builder::new().prefix("ferryman-guide-").tempdir()?;
+        let home = home()?;
         std::os::unix::fs::symlink(project_root().canonicalize()?, home.path().join("ferryman"))?;
         Ok(Self {
             engine,
@@ -133,7 +138,8 @@ impl Newcomer {
 
     fn terminal(&self, script: &str) -> Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = [self.programs.directory().to_owned()].into_iter().chain(std::env::split_paths(&path));
+        let directories =
+            [self.programs.directory().to_owned()].into_iter().chain(std::env::split_paths(&path));
         Command::new("env")
             .args(NOT_SET.iter().flat_map(|name| ["--unset", name]))
             .args(["bash", "-euo", "pipefail", "-c", script])
@@ -173,6 +179,17 @@ impl Newcomer {
         self.server.stop().await?;
         Ok(self.home.close()?)
     }
+}
+
+/// An empty directory that is the same in each run: the crates in it are then the same to Cargo.
+fn home() -> Result<TempDir> {
+    let checkout = project_root().canonicalize()?.display().to_string().replace('/', "-");
+    let name = format!("ferryman-guide{checkout}");
+    match std::fs::remove_dir_all(std::env::temp_dir().join(&name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir()?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! Real servers check job variables against our base job templates, as they do for Prefect's own.
+//! Real servers check job variables against our base job templates, as they do for Prefect's own, and the UI makes a
+//! form of them.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
 
 use e2e::programs::project_root;
@@ -9,7 +10,8 @@ use prefect_api::id::DeploymentId;
 use prefect_api::work_pool::{BaseJobTemplate, NewWorkPool};
 use prefect_client::Client;
 use serde_json::{Map, Value, json};
-use testkit::prefect::{Options, PrefectServer, Release};
+use testkit::browser::Browser;
+use testkit::prefect::{Database, Options, PrefectServer, Release};
 
 fn template(kind: &str) -> Value {
     let path = project_root().join("job-templates").join(format!("{kind}.json"));
@@ -110,4 +112,31 @@ async fn the_reference_server_checks_our_job_variables() {
 #[tokio::test]
 async fn the_newest_server_checks_our_job_variables() {
     checks(Release::Newest).await;
+}
+
+#[tokio::test]
+async fn the_form_has_every_job_variable_and_saves_the_template_as_it_was() {
+    // Nobody presses a button a second time when SQLite was busy.
+    let options = Options { database: Database::Postgres, ..Options::default() };
+    let server = PrefectServer::start(options).await.unwrap();
+    let client = runs::client(&server.api_url(), &server.client_env()).unwrap();
+    let docker = template("docker");
+    deploy(&client, "docker", &docker, json!({})).await;
+    let browser = Browser::start(1200, 1000).await.unwrap();
+    browser.open(&format!("{}/work-pools/work-pool/docker/edit", server.ui_url())).await.unwrap();
+    for (name, property) in docker["variables"]["properties"].as_object().unwrap() {
+        let title = property["title"].as_str().unwrap();
+        // Where there are several types, the title is above them.
+        let title =
+            if property["anyOf"].is_array() { title.to_owned() } else { format!("{title} (Optional)") };
+        browser.see(&title).await.expect(name);
+    }
+    // The block's own title: the form has found what the template refers to.
+    browser.see("DockerRegistryCredentials").await.unwrap();
+    browser.click("Save").await.unwrap();
+    browser.see("Work pool updated").await.unwrap();
+    let saved = client.read_work_pool("docker").await.unwrap().unwrap().base_job_template;
+    assert_eq!(serde_json::to_value(saved).unwrap(), docker);
+    browser.stop().await.unwrap();
+    server.stop().await.unwrap();
 }

@@ -11,14 +11,17 @@
 //! #[derive(Serialize, Deserialize, JsonSchema)]
 //! struct Greeting {
 //!     /// Who is greeted.
-//!     #[serde(default)]
 //!     name: String,
 //! }
 //!
 //! async fn greet(ctx: Context, greeting: Greeting) -> Result<(), BoxError> {
-//!     let words = ctx.task("compose").run(|_task| async { Ok::<_, BoxError>("hello") }).await?;
-//!     ctx.info(format!("{} {}", *words, greeting.name));
+//!     let words = ctx.task("compose").run(|_| compose(&greeting)).await?;
+//!     ctx.info(words);
 //!     Ok(())
+//! }
+//!
+//! async fn compose(greeting: &Greeting) -> Result<String, BoxError> {
+//!     Ok(format!("Hello, {}!", greeting.name))
 //! }
 //!
 //! fn main() -> std::process::ExitCode {

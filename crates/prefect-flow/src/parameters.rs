@@ -14,9 +14,9 @@ pub(crate) type Parameters = Map<String, Value>;
 #[non_exhaustive]
 pub enum ParameterError {
     /// A value is missing or of the wrong form.
-    #[error("parameter `{path}`: {problem}")]
+    #[error("{}{problem}", place(path))]
     Invalid {
-        /// Where, as a JSON path.
+        /// Where, as a JSON path; `.` for all of them together.
         path: String,
         /// What is wrong there.
         problem: String,
@@ -29,6 +29,10 @@ pub enum ParameterError {
         /// The names that there are.
         known: String,
     },
+}
+
+fn place(path: &str) -> String {
+    if path == "." { String::new() } else { format!("parameter `{path}`: ") }
 }
 
 /// Reads parameters as `P`.
@@ -247,6 +251,8 @@ mod tests {
             parse::<Archive>(&given).unwrap_err().to_string(),
             "parameter `size`: missing field `bytes`"
         );
+        let given = object(&json!({"dataset_ids": []}));
+        assert_eq!(parse::<Archive>(&given).unwrap_err().to_string(), "missing field `size`");
     }
 
     #[test]

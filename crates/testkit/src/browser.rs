@@ -79,7 +79,8 @@ impl Browser {
         let sessions = format!("http://127.0.0.1:{port}/session");
         let mut browser = Self { http, session: sessions, driver, dir };
         let made = browser.post("", &wanted).await;
-        let made = made.with_context(|| format!("failed to start the browser\n{}", browser.driver.tail(20)))?;
+        let made =
+            made.with_context(|| format!("failed to start the browser\n{}", browser.driver.tail(20)))?;
         let id = made["sessionId"].as_str().context("the browser's session has no id")?;
         browser.session = format!("{}/{id}", browser.session);
         browser.resize(width, height).await?;
@@ -89,9 +90,12 @@ impl Browser {
     /// Makes its page so many pixels wide and high.
     pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        self.post("/goog/cdp/execute", &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}))
-            .await
-            .map(drop)
+        self.post(
+            "/goog/cdp/execute",
+            &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}),
+        )
+        .await
+        .map(drop)
     }
 
     /// The directory that all its files are in.
@@ -139,7 +143,8 @@ impl Browser {
         let path = format!("{}[ancestor-or-self::*[self::a or self::button]]", worded(words)?);
         let click = async || {
             for element in self.shown(&path).await? {
-                if self.tried(Method::POST, &format!("/element/{element}/click"), &json!({})).await?.is_some() {
+                if self.tried(Method::POST, &format!("/element/{element}/click"), &json!({})).await?.is_some()
+                {
                     return Ok(Some(()));
                 }
             }
@@ -208,7 +213,8 @@ impl Browser {
         let found = found.as_array().into_iter().flatten().filter_map(|element| element[ELEMENT].as_str());
         let mut shown = Vec::new();
         for id in found {
-            let displayed = self.tried(Method::GET, &format!("/element/{id}/displayed"), &Value::Null).await?;
+            let displayed =
+                self.tried(Method::GET, &format!("/element/{id}/displayed"), &Value::Null).await?;
             if displayed == Some(Value::Bool(true)) {
                 shown.push(id.to_owned());
             }

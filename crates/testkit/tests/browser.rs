@@ -67,7 +67,11 @@ async fn a_browser_leaves_nothing_behind() {
         let browser = Browser::start(800, 600).await.unwrap();
         let profile = browser.directory().file_name().unwrap().to_str().unwrap().to_owned();
         assert!(left(&profile).len() > 2, "{:?}", left(&profile));
-        if stops { browser.stop().await.unwrap() } else { drop(browser) }
+        if stops {
+            browser.stop().await.unwrap()
+        } else {
+            drop(browser)
+        }
         let gone = async {
             while !left(&profile).is_empty() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;

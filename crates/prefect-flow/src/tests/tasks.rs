@@ -21,6 +21,7 @@ async fn retries_wait_and_end() {
             })
             .await?;
         assert_eq!(*done, 2);
+        assert_eq!(format!("{done:>3}"), "  2");
         let hopeless = ctx
             .task("hopeless")
             .retries(3, Duration::ZERO)

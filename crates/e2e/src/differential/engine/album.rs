@@ -10,7 +10,7 @@ use testkit::browser::Browser;
 use super::bench::Side;
 
 /// A page in pixels: as narrow as the UI goes well, since two of them are to be read side by side.
-const PAGE: (u32, u32) = (900, 840);
+const PAGE: (u32, u32) = (900, 1000);
 /// The line above it that says whose it is.
 const TITLE: u32 = 48;
 
@@ -31,10 +31,15 @@ impl Album {
     /// Adds the pages of a scenario, Python's first.
     pub(super) async fn add(&self, scenario: &str, pages: [String; 2]) -> Result<()> {
         let [python, ours] = pages;
-        let figures = [(Side::Python, self.picture(&python).await?), (Side::Ours, self.picture(&ours).await?)]
-            .map(|(side, picture)| {
-                format!("<figure>{side}<img src='data:image/png;base64,{}'></figure>", STANDARD.encode(picture))
-            });
+        let figures =
+            [(Side::Python, self.picture(&python).await?), (Side::Ours, self.picture(&ours).await?)].map(
+                |(side, picture)| {
+                    format!(
+                        "<figure>{side}<img src='data:image/png;base64,{}'></figure>",
+                        STANDARD.encode(picture)
+                    )
+                },
+            );
         let both = format!(
             "<body style='margin: 0; display: flex; background: #111; color: #eee; font: 24px/{TITLE}px sans-serif'>\
              <style>figure {{ margin: 0; padding-left: 8px }} img {{ display: block }}</style>{}</body>",
