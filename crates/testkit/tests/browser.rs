@@ -68,9 +68,9 @@ async fn a_browser_leaves_nothing_behind() {
         let profile = browser.directory().file_name().unwrap().to_str().unwrap().to_owned();
         assert!(left(&profile).len() > 2, "{:?}", left(&profile));
         if stops {
-            browser.stop().await.unwrap()
+            browser.stop().await.unwrap();
         } else {
-            drop(browser)
+            drop(browser);
         }
         let gone = async {
             while !left(&profile).is_empty() {
