@@ -31,14 +31,17 @@ enum Command {
     },
     /// Measure ours beside the Python peer, in one run.
     Measure {
-        /// Only the measurement of this name.
+        /// Only the measurement of this name, or those whose names begin with this word.
         name: Option<String>,
         /// How many minutes a worker is watched [default: 10].
         #[arg(long)]
         minutes: Option<u64>,
-        /// How many runs a burst has [default: 500].
+        /// How many runs a burst has [default: 500], or each engine executes of the empty flow [default: 10].
         #[arg(long)]
         runs: Option<u64>,
+        /// How many tasks the flow of many tasks has [default: 1000, then 10000].
+        #[arg(long)]
+        tasks: Option<u64>,
         /// One JSON object per figure.
         #[arg(long)]
         json: bool,
@@ -132,8 +135,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(demo) => run::demo(&demo),
         Command::Test { stage } => test::run(stage.as_deref()),
-        Command::Measure { name, minutes, runs, json } => {
-            let options = [("--minutes", minutes), ("--runs", runs)];
+        Command::Measure { name, minutes, runs, tasks, json } => {
+            let options = [("--minutes", minutes), ("--runs", runs), ("--tasks", tasks)];
             run::measure(name.as_deref(), &options, json)
         }
         Command::Fault(fault) => run::fault(&fault),

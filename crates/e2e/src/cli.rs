@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::differential::Part;
 use crate::images::Images;
+use crate::measure::Figure;
 use crate::programs::Programs;
 use crate::{demo, differential, fault, measure, print, say};
 
@@ -43,11 +44,14 @@ enum Command {
         /// Only this measurement.
         name: Option<String>,
         /// How many minutes a worker is watched.
-        #[arg(long, default_value_t = 10)]
-        minutes: u64,
-        /// How many runs a burst has.
-        #[arg(long, default_value_t = 500)]
-        runs: usize,
+        #[arg(long)]
+        minutes: Option<u64>,
+        /// How many runs a burst has, or each engine executes of the empty flow.
+        #[arg(long)]
+        runs: Option<usize>,
+        /// How many tasks the flow of many tasks has.
+        #[arg(long)]
+        tasks: Option<usize>,
         /// One JSON object per figure.
         #[arg(long)]
         json: bool,
@@ -150,9 +154,13 @@ async fn run(command: Command) -> Result<()> {
                 say(&summary.text());
             }
         }
-        Command::Measure { name, minutes, runs, json } => {
-            let options = measure::Options { minutes: Duration::from_mins(minutes), runs };
-            Box::pin(measure::run(name.as_deref(), options, json, interrupted()?)).await?;
+        Command::Measure { name, minutes, runs, tasks, json } => {
+            let options = measure::Options { minutes: minutes.map(Duration::from_mins), runs, tasks };
+            let tell = |figure: &Figure| {
+                print(&if json { serde_json::to_string(figure)? } else { figure.text() });
+                Ok(())
+            };
+            Box::pin(measure::run(name.as_deref(), options, tell, interrupted()?)).await?;
         }
         Command::Fault { runs, seed, kills, json, .. } => {
             let kills = kills.unwrap_or_else(|| (runs / 25).max(2));

@@ -9,7 +9,7 @@
 //! - [`outside`] checks an archive with nothing of ours: the store's own listing and the system's `tar`.
 //! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
 //! - [`guide`] reads a guide as people read it, so that a test can follow it.
-//! - [`scenarios`] are the flows that both engines run to be compared.
+//! - [`scenarios`] are the flows that both engines run to be compared, [`measured`] those that they are measured with.
 //! - [`demo`], [`measure`], [`differential`] and [`fault`] are the programs made of these.
 
 pub mod cli;
@@ -23,6 +23,7 @@ pub mod guide;
 pub mod images;
 pub mod local;
 pub mod measure;
+pub mod measured;
 pub mod outside;
 pub mod programs;
 pub mod puppet;

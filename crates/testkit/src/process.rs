@@ -7,6 +7,8 @@
 //!
 //! `PREFECT_*` variables of the caller never reach a child: a developer's profile must not steer a test.
 
+mod usage;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdin};
 use tokio::time::timeout;
 
+pub use usage::{Usage, usage_of, usage_of_tree};
+
 /// Replaces itself by the program, after it has left the watcher behind in the same process group.
 const SUPERVISED: &str = "exec 3<&0 </dev/null
 (read -r _ <&3; kill -s KILL 0) >/dev/null 2>&1 &
@@ -28,9 +32,6 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Lines of output that an error message quotes.
 const QUOTED_LINES: usize = 25;
-
-/// Clock ticks per second in `/proc`: fixed at 100 in Linux's interface to programs.
-const TICKS_PER_SECOND: u32 = 100;
 
 /// A signal to one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,35 +52,6 @@ impl Signal {
             Self::Kill => "KILL",
         }
     }
-}
-
-/// What a process used so far, from `/proc`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// CPU time of the process itself, user and system.
-    pub cpu: Duration,
-    /// Resident memory now, in bytes.
-    pub rss: u64,
-    /// Peak of the resident memory, in bytes.
-    pub rss_peak: u64,
-}
-
-/// Usage of any process, or `None` when it is gone or not ours to read.
-pub fn usage_of(pid: u32) -> Option<Usage> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let bytes = |field: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command stands in parentheses and may hold blanks; what follows is regular: state is field 3.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u32>().ok()?.checked_add(fields.get(12)?.parse().ok()?)?;
-    Some(Usage {
-        cpu: Duration::from_secs(u64::from(ticks)) / TICKS_PER_SECOND,
-        rss: bytes("VmRSS:")?,
-        rss_peak: bytes("VmHWM:")?,
-    })
 }
 
 /// Output of a program that ran to its end.

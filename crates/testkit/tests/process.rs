@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use testkit::process::{Command, Signal};
+use testkit::process::{Command, Signal, usage_of, usage_of_tree};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -45,6 +45,29 @@ async fn dropping_a_process_kills_its_children_too() {
     drop(process);
     gone(&parent).await;
     gone(&child).await;
+}
+
+#[tokio::test]
+async fn a_tree_is_its_programs_without_mere_copies_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = family(&dir.path().join("log")).spawn().unwrap();
+    process.wait_for_log("ready", SOON).await.unwrap();
+    let child = child_of(&process.log()).parse().unwrap();
+    // The child is a copy of the shell until it is `sleep`.
+    tokio::time::timeout(SOON, async {
+        while std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap() != "sleep\n" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // The watcher, which is in the tree too, is a copy of the shell.
+    let (parent, child) = (process.usage().unwrap(), usage_of(child).unwrap());
+    let tree = usage_of_tree(process.pid()).unwrap();
+    assert_eq!(tree.rss_peak, parent.rss_peak + child.rss_peak);
+    process.kill();
+    process.wait(SOON).await.unwrap();
+    assert_eq!(usage_of_tree(process.pid()), None);
 }
 
 #[tokio::test]

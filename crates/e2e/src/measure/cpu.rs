@@ -1,20 +1,22 @@
-//! CPU time of child processes: what the kernel has added to this process for children that it waited for,
-//! grandchildren included. Measurements are made one after another, so the difference is one child's.
+//! CPU time as the kernel counts it for this process: its own, and that of the children that it waited for, grandchildren
+//! included. Measurements are made one after another, so that a difference is one child's.
 
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 
-/// Clock ticks in a second; fixed for user space on Linux.
-const TICKS: f64 = 100.0;
+/// CPU seconds of this process so far.
+pub(crate) fn of_this_process() -> Result<f64> {
+    seconds(UsageWho::RUSAGE_SELF)
+}
 
 /// CPU seconds of all children that ended so far.
 pub(super) fn of_children() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").context("failed to read /proc/self/stat")?;
-    // The second field is the program's name in parentheses and may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat has an unknown form")?;
-    let ticks = |index: usize| -> Result<f64> {
-        let field = fields.split_whitespace().nth(index).context("/proc/self/stat is too short")?;
-        Ok(field.parse::<f64>()?)
-    };
-    // cutime and cstime, the fields 16 and 17 of proc(5); the third field is our number 0.
-    Ok((ticks(13)? + ticks(14)?) / TICKS)
+    seconds(UsageWho::RUSAGE_CHILDREN)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a CPU time is far below 2^52 microseconds")]
+fn seconds(of: UsageWho) -> Result<f64> {
+    let usage = getrusage(of).context("failed to ask for CPU time")?;
+    Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }

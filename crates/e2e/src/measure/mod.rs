@@ -1,8 +1,8 @@
 //! Ours beside the Python peer, in one run on one machine. A figure alone says little; a ratio lasts.
 
 mod archive;
-mod cpu;
-mod empty_flow;
+pub(crate) mod cpu;
+mod engine;
 mod image_sizes;
 mod worker;
 
@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use testkit::docker::Engine;
 use testkit::prefect::PrefectServer;
+use tokio::time::{Instant, sleep};
 
 use crate::programs::Programs;
-use crate::{print, say};
+use crate::say;
 
 /// One figure.
 #[derive(Debug, Clone, Serialize)]
@@ -47,6 +48,13 @@ impl Figure {
     fn ours(name: &str, ours: f64, unit: &'static str) -> Self {
         Self { name: name.to_owned(), ours: rounded(ours, 3), peer: None, unit, ratio: None }
     }
+
+    /// For a reader.
+    pub fn text(&self) -> String {
+        let Self { name, ours, peer, unit, ratio } = self;
+        let [peer, ratio] = [peer, ratio].map(|value| value.map_or("-".to_owned(), |v| v.to_string()));
+        format!("{name:<46} ours {ours:>10} peer {peer:>10} {unit:<4} ratio {ratio}")
+    }
 }
 
 fn rounded(value: f64, places: i32) -> f64 {
@@ -60,14 +68,25 @@ struct Bench {
     options: Options,
 }
 
-/// How long and how often.
-#[derive(Clone, Copy, Debug)]
+/// How long and how often, where it is not as usual.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// How long a worker is watched.
-    pub minutes: Duration,
-    /// How many runs a burst has.
-    pub runs: usize,
+    pub minutes: Option<Duration>,
+    /// How many runs a burst has, or each engine executes of the empty flow.
+    pub runs: Option<usize>,
+    /// How many tasks the flow of many tasks has.
+    pub tasks: Option<usize>,
 }
+
+/// Whose worker or engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Ours,
+    Peer,
+}
+
+const SIDES: [Side; 2] = [Side::Ours, Side::Peer];
 
 impl Bench {
     async fn server(&self) -> Result<PrefectServer> {
@@ -76,8 +95,16 @@ impl Bench {
 }
 
 /// The names of the measurements.
-pub const NAMES: [&str; 7] =
-    ["images", "worker-latency", "worker-idle", "worker-burst", "worker-memory", "empty-flow", "archive"];
+pub const NAMES: [&str; 8] = [
+    "images",
+    "worker-latency",
+    "worker-idle",
+    "worker-burst",
+    "worker-memory",
+    "engine-empty",
+    "engine-tasks",
+    "archive",
+];
 
 /// Whether a measurement is asked for: by its name, or by the word that its name begins with.
 fn is_asked_for(measurement: &str, name: &str) -> bool {
@@ -85,11 +112,11 @@ fn is_asked_for(measurement: &str, name: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// Measures what `name` says, or everything, and prints the figures.
+/// Measures what `name` says, or everything, and tells each figure as soon as it is known.
 pub async fn run(
     name: Option<&str>,
     options: Options,
-    json: bool,
+    tell: impl FnMut(&Figure) -> Result<()>,
     interrupted: impl Future<Output = ()>,
 ) -> Result<()> {
     if let Some(name) = name {
@@ -102,13 +129,17 @@ pub async fn run(
     let bench = Bench { engine: Arc::new(Engine::connect().await?), programs: Programs::find()?, options };
     let outcome = tokio::select! {
         () = interrupted => bail!("interrupted"),
-        outcome = all(&bench, name, json) => outcome,
+        outcome = all(&bench, name, tell) => outcome,
     };
     bench.engine.clean_up().await?;
     outcome
 }
 
-async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
+async fn all(
+    bench: &Bench,
+    only: Option<&str>,
+    mut tell: impl FnMut(&Figure) -> Result<()>,
+) -> Result<()> {
     for name in NAMES.into_iter().filter(|name| only.is_none_or(|only| is_asked_for(name, only))) {
         say(&format!("measuring {name}"));
         let figures = match name {
@@ -117,21 +148,27 @@ async fn all(bench: &Bench, only: Option<&str>, json: bool) -> Result<()> {
             "worker-idle" => worker::idle::measure(bench).await,
             "worker-burst" => worker::burst::measure(bench).await,
             "worker-memory" => worker::memory::measure(bench).await,
-            "empty-flow" => empty_flow::measure(bench).await,
+            "engine-empty" => engine::empty::measure(bench).await,
+            "engine-tasks" => engine::tasks::measure(bench).await,
             _ => archive::measure(bench).await,
         };
         for figure in figures.with_context(|| format!("failed to measure {name}"))? {
-            if json {
-                print(&serde_json::to_string(&figure)?);
-            } else {
-                let Figure { name, ours, peer, unit, ratio } = figure;
-                let [peer, ratio] =
-                    [peer, ratio].map(|value| value.map_or("-".to_owned(), |v| v.to_string()));
-                print(&format!("{name:<46} ours {ours:>10} peer {peer:>10} {unit:<4} ratio {ratio}"));
-            }
+            tell(&figure)?;
         }
     }
     Ok(())
+}
+
+/// Looks until there is something to see; an error if there is nothing for `deadline`.
+async fn until<T>(what: &str, deadline: Duration, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(seen) = look().await? {
+            return Ok(seen);
+        }
+        ensure!(started.elapsed() < deadline, "{what}: not within {deadline:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The smallest value that is not below so many of a hundred.

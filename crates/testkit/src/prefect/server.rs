@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::venv::{Release, Venv};
 use crate::postgres::Postgres;
-use crate::process::{Command, Output, Process};
+use crate::process::{Command, Output, Process, Usage, usage_of_tree};
 
 const POLL: Duration = Duration::from_millis(200);
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -148,6 +148,11 @@ impl PrefectServer {
     /// Number of the server's process, which leads its process group.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// What all its processes together used so far.
+    pub fn usage(&self) -> Result<Usage> {
+        usage_of_tree(self.pid()).with_context(|| format!("the server has ended:\n{}", self.log_tail(20)))
     }
 
     /// Address of the API for programs on this machine.

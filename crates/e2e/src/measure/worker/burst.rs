@@ -20,6 +20,8 @@ use crate::containers::RUN_LABEL;
 use crate::measure::{Bench, Figure};
 use crate::puppet::Behaviour;
 
+/// Runs, unless another number is asked for.
+const RUNS: usize = 500;
 /// Runs at a time.
 const LIMIT: u32 = 50;
 /// How long a run works.
@@ -41,7 +43,7 @@ struct Burst {
 
 pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let site = Site::start(bench).await?;
-    let runs = bench.options.runs;
+    let runs = bench.options.runs.unwrap_or(RUNS);
     let mut bursts = Vec::new();
     for side in super::SIDES {
         bursts.push(burst(bench, &site, side, runs).await?);

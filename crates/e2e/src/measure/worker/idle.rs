@@ -11,6 +11,8 @@ use crate::measure::image_sizes::mebibytes;
 use crate::measure::{Bench, Figure};
 use crate::puppet::{Behaviour, End};
 
+/// How long the workers are watched, unless another time is asked for.
+const TIME: Duration = Duration::from_mins(10);
 /// Containers of the second part.
 const CONTAINERS: usize = 50;
 /// How long they may take to start.
@@ -32,7 +34,7 @@ pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let (ours, peer) =
         (site.worker(bench, Side::Ours, None).await?, site.worker(bench, Side::Peer, None).await?);
     tokio::time::sleep(WARM_UP).await;
-    let time = bench.options.minutes;
+    let time = bench.options.minutes.unwrap_or(TIME);
     let mut figures = costs("idle", time, &ours, &peer).await?;
     let our_runs = occupy(bench, &site, &ours, time).await?;
     let peer_runs = occupy(bench, &site, &peer, time).await?;

@@ -22,9 +22,9 @@ use testkit::docker::Engine;
 use testkit::prefect::PrefectServer;
 use testkit::process::{Command, Process, Usage};
 use testkit::proxy::CountingProxy;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::Bench;
+use super::{Bench, SIDES, Side, until};
 use crate::puppet::{self, Behaviour};
 use crate::{containers, runs};
 
@@ -34,15 +34,6 @@ const READY: Duration = Duration::from_mins(2);
 const STOP: Duration = Duration::from_secs(20);
 /// After its start a worker imports and connects; this long it counts for nothing.
 const WARM_UP: Duration = Duration::from_secs(20);
-
-/// Whose worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Ours,
-    Peer,
-}
-
-const SIDES: [Side; 2] = [Side::Ours, Side::Peer];
 
 /// A server with the image of the runs, for both workers.
 struct Site {
@@ -131,18 +122,6 @@ impl Worker {
     async fn stop(self) -> Result<()> {
         self.process.stop(STOP).await?;
         Ok(())
-    }
-}
-
-/// Looks until there is something to see; an error if there is nothing for `deadline`.
-async fn until<T>(what: &str, deadline: Duration, look: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        if let Some(seen) = look().await? {
-            return Ok(seen);
-        }
-        anyhow::ensure!(started.elapsed() < deadline, "{what}: not within {deadline:?}");
-        sleep(Duration::from_millis(200)).await;
     }
 }
 
