@@ -323,6 +323,9 @@ pub struct TaskRun {
     pub task_key: String,
     /// This call of the task.
     pub dynamic_key: String,
+    /// The current state.
+    #[serde(default)]
+    pub state: Option<State>,
     /// Kind of the current state.
     #[serde(default)]
     pub state_type: Option<StateType>,

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::csrf::Csrf;
+use crate::csrf::{Again, Csrf};
 use crate::error::Error;
 use crate::proxy::Proxies;
 use crate::settings::Settings;
@@ -29,6 +29,9 @@ pub const PREFECT_VERSION: &str = "3.7.2";
 
 /// The version of the API that we speak.
 pub const API_VERSION: &str = "0.8.4";
+
+/// The header that carries the CSRF token of a write.
+const CSRF_TOKEN: &str = "prefect-csrf-token";
 
 /// Answers are small; whatever is larger than this is not the API.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -287,7 +290,8 @@ impl Client {
         let started = Instant::now();
         let (mut retries, mut quick) = (0, 0);
         loop {
-            let outcome = self.attempt(call, &url, body.clone()).await;
+            let mut token = None;
+            let outcome = self.attempt(call, &url, body.clone(), &mut token).await;
             if let Ok(reply) = &outcome
                 && retry::Policy::is_busy(reply.status.as_u16(), retry::retry_after(&reply.headers))
                 && let Some(wait) = self.shared.policy.soon(quick + 1)
@@ -299,8 +303,11 @@ impl Client {
             let (retryable, pause, free) = match &outcome {
                 Ok(reply) if reply.status.is_success() => (false, None, false),
                 Ok(reply) => {
-                    let stale_token = self.forget_refused_token(reply).await;
-                    let again = stale_token || self.shared.policy.retries_status(reply.status.as_u16());
+                    let again = match self.judge_refused_token(reply, token.as_ref()).await {
+                        Again::AtOnce => continue,
+                        Again::Later => true,
+                        Again::No => self.shared.policy.retries_status(reply.status.as_u16()),
+                    };
                     let maintenance = reply.headers.get("prefect-maintenance").is_some_and(|on| on == "true");
                     let free = maintenance && started.elapsed() < MAINTENANCE;
                     (again, retry::retry_after(&reply.headers), free)
@@ -355,14 +362,17 @@ impl Client {
         call: &Call<'_>,
         url: &Url,
         body: Option<Vec<u8>>,
+        token: &mut Option<HeaderValue>,
     ) -> Result<Reply, reqwest::Error> {
         let mut request =
             self.shared.http.request(call.method.clone(), url.clone()).headers(self.headers().clone());
         if !matches!(call.method, Method::GET | Method::HEAD) {
-            request = match self.csrf_headers().await? {
-                ControlFlow::Continue(headers) => request.headers(headers),
+            let headers = match self.csrf_headers().await? {
+                ControlFlow::Continue(headers) => headers,
                 ControlFlow::Break(refusal) => return Ok(refusal),
             };
+            *token = headers.get(CSRF_TOKEN).cloned();
+            request = request.headers(headers);
         }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -399,7 +409,7 @@ impl Client {
         }
         let mut headers = HeaderMap::new();
         if let Some(token) = csrf.token() {
-            headers.insert("prefect-csrf-token", token);
+            headers.insert(CSRF_TOKEN, token);
             if let Ok(client) = HeaderValue::from_str(&csrf.client.to_string()) {
                 headers.insert("prefect-csrf-client", client);
             }
@@ -407,14 +417,16 @@ impl Client {
         Ok(ControlFlow::Continue(headers))
     }
 
-    async fn forget_refused_token(&self, reply: &Reply) -> bool {
+    async fn judge_refused_token(&self, reply: &Reply, sent: Option<&HeaderValue>) -> Again {
         if reply.status != StatusCode::FORBIDDEN {
-            return false;
+            return Again::No;
         }
         let reason = message(&reply.body);
-        // Missing: the protection was switched on after we asked.
-        let refused = reason.contains("Invalid CSRF token") || reason.contains("Missing CSRF token");
-        refused && self.shared.csrf.lock().await.forget()
+        if reason.contains("Invalid CSRF token") || reason.contains("Missing CSRF token") {
+            self.shared.csrf.lock().await.refused(sent)
+        } else {
+            Again::No
+        }
     }
 }
 
@@ -450,7 +462,7 @@ fn headers(
         }
     }
     // Ours come last: these cannot be overridden (contract §9).
-    for name in ["prefect-csrf-token", "prefect-csrf-client"] {
+    for name in [CSRF_TOKEN, "prefect-csrf-client"] {
         headers.remove(name);
     }
     headers.insert(USER_AGENT, HeaderValue::from_static("prefect/3.7.2 (API 0.8.4)"));

@@ -7,6 +7,7 @@
 mod execute;
 mod hooks;
 mod options;
+mod pace;
 mod patience;
 mod session;
 mod supervise;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefect_api::event::Event;
+use prefect_api::id::TaskRunId;
 use prefect_api::record::NewArtifact;
 use prefect_client::socket::EventSender;
 use prefect_client::{Client, Error as ApiError};
@@ -37,6 +39,7 @@ use crate::report::{ArtifactQueue, LogSink, Progress};
 use crate::results::Results;
 use crate::slots::Limits;
 use crate::terminal::Terminal;
+use pace::Pace;
 use watch::CancelWatch;
 
 /// What Prefect says of runs that ended because their process had to.
@@ -52,6 +55,7 @@ pub(crate) struct Engine {
     /// The program's version, for flows without one of their own.
     version: &'static str,
     events: EventSender,
+    pace: Pace,
     logs: LogSink,
     artifacts: ArtifactQueue,
     limits: Limits,
@@ -92,6 +96,7 @@ impl Engine {
         background.spawn(async move { watching.run().await });
         Arc::new(Self {
             events: EventSender::spawn(client.clone()),
+            pace: Pace::new(client.clone(), options.standstill),
             artifacts: ArtifactQueue::spawn(client.clone(), Arc::clone(&patience), &tasks, closing.clone()),
             limits: Limits::new(client.clone(), Arc::clone(&patience), tasks.clone(), options.renew_after),
             variables: Variables::default(),
@@ -198,6 +203,12 @@ impl Engine {
 
     pub(crate) const fn permits(&self) -> &Arc<Semaphore> {
         &self.permits
+    }
+
+    /// Sends an event about a task run, as soon as the server has time for it.
+    pub(crate) async fn send_of_task(&self, task_run: TaskRunId, event: Event) {
+        self.pace.admit(task_run, &event).await;
+        self.events.send(event).await;
     }
 
     /// Sends an event from where nothing can be awaited.

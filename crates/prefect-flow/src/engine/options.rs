@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) poll_interval: Duration,
     /// Time between looks at a run of a deployment that is waited for.
     pub(crate) wait_interval: Duration,
+    /// How long the server may record nothing of what it was told of task runs before it is told more.
+    pub(crate) standstill: Duration,
     /// Where results are kept unless the program says: `PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK`.
     pub(crate) storage_block: Option<BlockName>,
     /// The same if there is no block: `PREFECT_RESULTS_LOCAL_STORAGE_PATH`.
@@ -60,6 +62,7 @@ impl Default for Options {
             poll_interval: Duration::from_secs(10),
             wait_interval: Duration::from_secs(5),
             storage_block: None,
+            standstill: Duration::from_mins(1),
             local_storage: PathBuf::from(".prefect/storage"),
             logging: Logging::default(),
         }
@@ -87,6 +90,7 @@ impl Options {
             poll_interval: default.poll_interval,
             wait_interval: default.wait_interval,
             storage_block: settings.parsed("PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK")?,
+            standstill: default.standstill,
             local_storage: settings.local_storage(),
             logging: Logging::new(settings)?,
         })

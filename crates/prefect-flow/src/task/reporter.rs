@@ -62,7 +62,7 @@ impl Reporter {
     pub(super) async fn enter(&mut self, state: &TaskState) {
         self.opened = true;
         let event = self.record.enter(state, Timestamp::now(), &self.ctx.run.related);
-        self.ctx.run.engine.events().send(event).await;
+        self.ctx.run.engine.send_of_task(self.record.id, event).await;
     }
 
     /// Enters the last state and reports it. Those who wait for it are told by [`Self::tell_end`], or when this is

@@ -60,6 +60,8 @@ pub(super) struct Inner {
     /// What is kept with runs, by key.
     pub(super) inputs: HashMap<String, Value>,
     pub(super) refuse_sockets: bool,
+    /// So many events are recorded, if not all.
+    pub(super) recorded: Option<usize>,
     /// Calls of these paths take effect, but are not answered as long as they are here.
     pub(super) held: Vec<String>,
 }
@@ -329,6 +331,7 @@ impl Inner {
                 (201, record.clone())
             }
             ("GET", ["deployments", id]) => found(self.deployments.get(*id).cloned()),
+            ("POST", ["task_runs", "filter"]) => (200, self.filter_task_runs(body)),
             ("POST", ["task_runs"]) => (201, self.create_task_run(body)),
             ("POST", ["artifacts"]) => (201, json!({"id": Uuid::new_v4(), "data": body["data"]})),
             ("GET", ["variables", "name", name]) => found(
@@ -427,8 +430,29 @@ impl Inner {
         }
         let mut record = body.clone();
         record["id"] = json!(Uuid::new_v4());
+        let state = &mut record["state"];
+        (state["id"], state["timestamp"]) = (json!(Uuid::new_v4()), json!(Timestamp::now()));
         self.task_runs.push(record.clone());
         record
+    }
+
+    /// Task runs as the recorder has made them of events.
+    fn filter_task_runs(&self, body: &Value) -> Value {
+        let recorded = self.recorded.unwrap_or(self.events.len()).min(self.events.len());
+        let ids = body["task_runs"]["id"]["any_"].as_array().unwrap().iter();
+        let last = |id: &Value| {
+            let name = format!("prefect.task-run.{}", id.as_str().unwrap());
+            self.events[..recorded].iter().rfind(|it| it["resource"]["prefect.resource.id"] == name)
+        };
+        let record = |id: &Value| {
+            let event = last(id)?;
+            let (mut record, mut state) =
+                (event["payload"]["task_run"].clone(), event["payload"]["validated_state"].clone());
+            (state["id"], state["timestamp"]) = (event["id"].clone(), event["occurred"].clone());
+            (record["id"], record["state"]) = (id.clone(), state);
+            Some(record)
+        };
+        ids.filter_map(record).collect()
     }
 
     fn filter_runs(&self, body: &Value) -> Value {
