@@ -99,6 +99,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// With a body that is JSON already.
+    pub(crate) fn text(mut self, body: String) -> Self {
+        self.body = Some(Ok(body.into_bytes()));
+        self
+    }
+
     fn display_path(&self) -> String {
         format!("/{}", self.path.join("/"))
     }

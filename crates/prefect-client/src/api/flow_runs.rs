@@ -1,7 +1,6 @@
 //! Flows, flow runs, task runs, logs, events.
 
 use jiff::Timestamp;
-use prefect_api::event::Event;
 use prefect_api::flow_run::{Flow, FlowRun, FlowRunUpdate, NewFlowRun, NewTaskRun, TaskRun};
 use prefect_api::id::{FlowId, FlowRunId};
 use prefect_api::record::NewLog;
@@ -132,8 +131,9 @@ impl Client {
         self.read(Call::new(Method::POST, "logs/filter", &[]).json(filter)).await
     }
 
-    /// Sends events over REST, the equal of the socket where WebSockets are blocked.
-    pub async fn post_events(&self, events: &[Event]) -> Result<(), Error> {
-        self.call(Call::new(Method::POST, "events", &[]).json(events)).await
+    /// Sends events, each as JSON, over REST: the equal of the socket where WebSockets are blocked.
+    pub(crate) async fn post_events<T: AsRef<str>>(&self, events: &[T]) -> Result<(), Error> {
+        let events: Vec<&str> = events.iter().map(AsRef::as_ref).collect();
+        self.call(Call::new(Method::POST, "events", &[]).text(format!("[{}]", events.join(",")))).await
     }
 }

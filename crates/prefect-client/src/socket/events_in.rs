@@ -13,7 +13,7 @@ use std::time::Duration;
 use prefect_api::event::Event;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Bytes;
+use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 
 use super::{Error, Incoming, Socket, backoff};
 use crate::http::Client;
@@ -45,9 +45,12 @@ pub struct Undelivered {
 }
 
 enum Order {
-    Send(Box<Event>),
+    Send(Text),
     Drain(oneshot::Sender<()>),
 }
+
+/// An event as it goes out: thousands may wait, and as text they take a small part of the memory.
+type Text = Utf8Bytes;
 
 /// The way in for events. Cheap to clone; the task behind it ends with the last clone, or when it is drained.
 #[derive(Debug, Clone)]
@@ -74,10 +77,19 @@ impl EventSender {
     }
 
     /// Hands an event over. Waits only when thousands are undelivered.
-    pub async fn send(&self, event: Event) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
-        if self.orders.send(Order::Send(Box::new(event))).await.is_err() {
-            tracing::warn!("an event came after the last");
+    pub fn send(&self, event: Event) -> impl Future<Output = ()> + Send {
+        let text = serde_json::to_string(&event);
+        // Here, so that who waits has it as text too.
+        drop(event);
+        async move {
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => return tracing::error!(%error, "an event cannot be written as JSON"),
+            };
+            self.pending.fetch_add(1, Ordering::Relaxed);
+            if self.orders.send(Order::Send(text.into())).await.is_err() {
+                tracing::warn!("an event came after the last");
+            }
         }
     }
 
@@ -96,13 +108,17 @@ impl EventSender {
     }
 }
 
+fn name_of(event: &Text) -> String {
+    serde_json::from_str(event).map_or_else(|_| "of no name".to_owned(), |event: Event| event.event)
+}
+
 struct Delivery {
     client: Client,
     orders: mpsc::Receiver<Order>,
     /// Not sent on the present socket.
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<Text>,
     /// Sent on the present socket, not confirmed.
-    sent: VecDeque<Event>,
+    sent: VecDeque<Text>,
     /// Number of events sent on the present socket before the ping under way.
     ping: Option<(usize, Instant)>,
     confirmed_at: Instant,
@@ -181,7 +197,7 @@ impl Delivery {
 
     fn take(&mut self, order: Order) {
         match order {
-            Order::Send(event) => self.waiting.push_back(*event),
+            Order::Send(event) => self.waiting.push_back(event),
             Order::Drain(done) => self.drains.push(done),
         }
     }
@@ -214,7 +230,7 @@ impl Delivery {
         loop {
             while let Some(event) = self.waiting.pop_front() {
                 // First in the list of the unconfirmed, then on its way: a failure loses nothing.
-                let outcome = socket.send(&event).await;
+                let outcome = socket.send_text(event.clone()).await;
                 self.sent.push_back(event);
                 outcome?;
                 self.take_ready();
@@ -267,7 +283,7 @@ impl Delivery {
     /// Sends one batch over REST. A batch that is refused is sent one by one, so that one bad event does not
     /// take the others with it; the bad one is dropped, loudly.
     async fn send_over_rest(&mut self) {
-        let batch: Vec<Event> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
+        let batch: Vec<Text> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
         let refused = match self.client.post_events(&batch).await {
             Ok(()) => {
                 self.settle(batch.len());
@@ -292,7 +308,7 @@ impl Delivery {
                     self.restore(refused);
                     return;
                 }
-                Err(error) => tracing::error!(event = event.event, %error, "the server refuses an event"),
+                Err(error) => tracing::error!(event = name_of(&event), %error, "the server refuses an event"),
                 Ok(()) => {}
             }
             self.settle(1);
@@ -300,7 +316,7 @@ impl Delivery {
         self.rest_failures = 0;
     }
 
-    fn restore(&mut self, events: impl IntoIterator<Item = Event, IntoIter: DoubleEndedIterator>) {
+    fn restore(&mut self, events: impl IntoIterator<Item = Text, IntoIter: DoubleEndedIterator>) {
         for event in events.into_iter().rev() {
             self.waiting.push_front(event);
         }

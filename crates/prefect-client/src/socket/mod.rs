@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
-use tokio_tungstenite::tungstenite::{self, Bytes, Message};
+use tokio_tungstenite::tungstenite::{self, Bytes, Message, Utf8Bytes};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 use crate::http::Client;
@@ -118,7 +118,12 @@ impl Socket {
 
     pub(crate) async fn send<T: serde::Serialize>(&mut self, frame: &T) -> Result<(), Error> {
         let text = serde_json::to_string(frame).map_err(|error| self.lost(&error))?;
-        self.transmit(Message::text(text)).await
+        self.send_text(text.into()).await
+    }
+
+    /// Sends a frame that is JSON already.
+    pub(crate) async fn send_text(&mut self, frame: Utf8Bytes) -> Result<(), Error> {
+        self.transmit(Message::Text(frame)).await
     }
 
     pub(crate) async fn ping(&mut self, payload: Bytes) -> Result<(), Error> {

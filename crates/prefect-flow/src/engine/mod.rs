@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefect_api::event::Event;
-use prefect_api::id::TaskRunId;
 use prefect_api::record::NewArtifact;
 use prefect_client::socket::EventSender;
 use prefect_client::{Client, Error as ApiError};
@@ -184,6 +183,10 @@ impl Engine {
         &self.events
     }
 
+    pub(crate) const fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     pub(crate) const fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -203,12 +206,6 @@ impl Engine {
 
     pub(crate) const fn permits(&self) -> &Arc<Semaphore> {
         &self.permits
-    }
-
-    /// Sends an event about a task run, as soon as the server has time for it.
-    pub(crate) async fn send_of_task(&self, task_run: TaskRunId, event: Event) {
-        self.pace.admit(task_run, &event).await;
-        self.events.send(event).await;
     }
 
     /// Sends an event from where nothing can be awaited.

@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use prefect_api::event::Event;
+use jiff::Timestamp;
 use prefect_api::id::TaskRunId;
+use prefect_api::state::State;
 use prefect_client::Client;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets events about task runs pass, and makes them wait.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     client: Client,
     /// When nothing is recorded for so long, nobody records, or what is looked for is lost: then it is not waited for.
     standstill: Duration,
@@ -42,11 +43,18 @@ struct UnderWay {
     marks: VecDeque<Mark>,
 }
 
-/// An event that is looked for.
+/// A state that is looked for.
 #[derive(Debug)]
 struct Mark {
     task_run: TaskRunId,
-    occurred: jiff::Timestamp,
+    entered: Timestamp,
+}
+
+impl Mark {
+    /// Whether the task run is in this state or a later one. The server's times are in microseconds.
+    fn is_reached(&self, now: &State) -> bool {
+        now.timestamp.as_microsecond() >= self.entered.as_microsecond()
+    }
 }
 
 impl UnderWay {
@@ -54,11 +62,11 @@ impl UnderWay {
         self.marks.len() * STEP + self.unmarked
     }
 
-    fn add(&mut self, task_run: TaskRunId, event: &Event) {
+    fn add(&mut self, task_run: TaskRunId, entered: Timestamp) {
         self.unmarked += 1;
         if self.unmarked == STEP {
             self.unmarked = 0;
-            self.marks.push_back(Mark { task_run, occurred: event.occurred });
+            self.marks.push_back(Mark { task_run, entered });
         }
     }
 }
@@ -68,10 +76,19 @@ impl Pace {
         Self { client, standstill, under_way: Mutex::default() }
     }
 
-    /// Waits until an event about a task run may be sent. Cancel safe.
-    pub(super) async fn admit(&self, task_run: TaskRunId, event: &Event) {
+    /// Waits until the event may be sent by which a task run enters a state. Cancel safe.
+    pub(crate) async fn admit(&self, task_run: TaskRunId, entered: Timestamp) {
         // Held while it waits: who comes later waits for longer.
         let mut under_way = self.under_way.lock().await;
+        if under_way.count() >= AHEAD {
+            // On the heap: there may be thousands here, of which one at a time looks.
+            Box::pin(self.catch_up(&mut under_way)).await;
+        }
+        under_way.add(task_run, entered);
+    }
+
+    /// Waits until fewer are under way.
+    async fn catch_up(&self, under_way: &mut UnderWay) {
         let mut since = Instant::now();
         while under_way.count() >= AHEAD {
             match self.recorded(&under_way.marks).await {
@@ -86,7 +103,6 @@ impl Pace {
                 }
             }
         }
-        under_way.add(task_run, event);
     }
 
     /// How many of these are recorded, which is all up to the last one that is.
@@ -104,7 +120,7 @@ impl Pace {
         };
         let is_recorded = |mark: &Mark| {
             let mut runs = found.iter().filter(|run| run.id == mark.task_run);
-            runs.any(|run| run.state.as_ref().is_some_and(|state| state.timestamp >= mark.occurred))
+            runs.any(|run| run.state.as_ref().is_some_and(|state| mark.is_reached(state)))
         };
         marks.iter().rposition(is_recorded).map_or(0, |last| last + 1)
     }

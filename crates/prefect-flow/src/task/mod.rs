@@ -255,8 +255,10 @@ impl Task {
         let permits = Arc::clone(run.engine.permits());
         let abort = run.abort.clone();
         let join = run.tasks.spawn(async move {
+            // On the heap, which is free again when it has ended, however long its result is waited for.
+            let running = Box::pin(task.run(body, Some(permits), handle, keep));
             // Dropped inside, so that its last state is reported before the engine closes.
-            abort.run_until_cancelled_owned(task.run(body, Some(permits), handle, keep)).await
+            abort.run_until_cancelled_owned(running).await
         });
         Submitted::new(name, kept, join)
     }

@@ -60,9 +60,11 @@ impl Reporter {
 
     /// Enters a state and reports it.
     pub(super) async fn enter(&mut self, state: &TaskState) {
+        let (run, now) = (&self.ctx.run, Timestamp::now());
+        run.engine.pace().admit(self.record.id, now).await;
         self.opened = true;
-        let event = self.record.enter(state, Timestamp::now(), &self.ctx.run.related);
-        self.ctx.run.engine.send_of_task(self.record.id, event).await;
+        let event = self.record.enter(state, now, &run.related);
+        run.engine.events().send(event).await;
     }
 
     /// Enters the last state and reports it. Those who wait for it are told by [`Self::tell_end`], or when this is

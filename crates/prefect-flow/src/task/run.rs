@@ -285,7 +285,9 @@ impl TaskRun {
         }
         let limits = self.ctx.run.engine.limits();
         let id: TaskRunId = self.reporter.id();
-        match self.until_cancelled(limits.take_tags(&self.tags, id)).await? {
+        // On the heap: few tasks have tags, and all have room for this.
+        let taking = Box::pin(limits.take_tags(&self.tags, id));
+        match self.until_cancelled(taking).await? {
             Ok(Taken::Held(slots)) => Ok(Some(slots)),
             Ok(Taken::Unlimited { first }) => {
                 if first {

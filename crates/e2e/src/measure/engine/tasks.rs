@@ -1,7 +1,8 @@
 //! A flow of very many tasks that do nothing: how many a second, and what each costs the engine and the server.
 //!
-//! Tasks are reported by events, which the server takes faster than it writes them down. A run has come through only when
-//! all of its task runs are recorded as Completed.
+//! Tasks are reported by events, which the server takes faster than it records them; what it has no room for it drops. A run
+//! has come through only when all of its task runs are recorded as Completed. If one of ours is not, that is no measurement
+//! but an error.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Site;
 use crate::measure::{Bench, Figure, Side};
+use crate::say;
 
 /// Tasks in a flow, unless another number is asked for.
 const TASKS: [usize; 2] = [1_000, 10_000];
@@ -27,7 +29,7 @@ const STANDSTILL: Duration = Duration::from_mins(1);
 struct Burst {
     /// Tasks a second, from Running to Completed.
     rate: f64,
-    /// Tasks a second, from Running until all were recorded.
+    /// Task runs a second, from Running until all were recorded that ever were.
     recorded: f64,
     /// CPU milliseconds of the engine, for each task.
     engine: f64,
@@ -72,14 +74,17 @@ async fn burst(bench: &Bench, side: Side, count: usize) -> Result<Burst> {
     ensure!(completed == WARM_UP, "the server holds {completed} of {WARM_UP} task runs");
     let before = site.cpu_at_rest().await?;
     let execution = runner.execute(json!({"tasks": count})).await?;
+    let seconds = |until: Timestamp| until.duration_since(execution.running).as_secs_f64();
+    say(&format!("{side:?}: {count} tasks in {:.0} s", seconds(execution.completed)));
     let (completed, recorded) = site.recorded(execution.run, count).await?;
+    say(&format!("{side:?}: {completed} of them recorded in {:.0} s", seconds(recorded)));
+    ensure!(side == Side::Peer || completed == count, "the server holds {completed} of {count} task runs");
     let server = site.cpu_at_rest().await? - before;
     site.server.stop().await?;
-    let seconds = |until: Timestamp| until.duration_since(execution.running).as_secs_f64();
-    let (lost, count) = ((count - completed) as f64, count as f64);
+    let (lost, completed, count) = ((count - completed) as f64, completed as f64, count as f64);
     Ok(Burst {
         rate: count / seconds(execution.completed),
-        recorded: count / seconds(recorded),
+        recorded: completed / seconds(recorded),
         engine: 1e3 * execution.cpu / count,
         server: 1e3 * server / count,
         memory: execution.memory,
