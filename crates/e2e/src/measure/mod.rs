@@ -135,11 +135,7 @@ pub async fn run(
     outcome
 }
 
-async fn all(
-    bench: &Bench,
-    only: Option<&str>,
-    mut tell: impl FnMut(&Figure) -> Result<()>,
-) -> Result<()> {
+async fn all(bench: &Bench, only: Option<&str>, mut tell: impl FnMut(&Figure) -> Result<()>) -> Result<()> {
     for name in NAMES.into_iter().filter(|name| only.is_none_or(|only| is_asked_for(name, only))) {
         say(&format!("measuring {name}"));
         let figures = match name {

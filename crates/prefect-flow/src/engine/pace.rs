@@ -1,9 +1,9 @@
-//! Keeps the process from telling of task runs faster than the server can write down.
+//! Keeps the process from telling of task runs faster than the server can record them.
 //!
-//! The server takes events faster than it records task runs, and drops what the queue between the two has no room for: such
-//! a task run stays in its former state for ever. It does not tell how long the queue is. But a task run shows whether an
-//! event about it has been recorded, and events are recorded in their order. So some are looked for, once many are under
-//! way; the process waits until they are there.
+//! The server takes events faster than it records task runs, and drops what the queue between the two has no room for
+//! (contract §4.2): such a task run stays in its former state for ever. It does not tell how long the queue is. But a task
+//! run shows whether an event about it has been recorded, and events are recorded in their order. So some are looked for,
+//! once many are under way; the process waits until they are there.
 
 use std::collections::VecDeque;
 use std::time::Duration;

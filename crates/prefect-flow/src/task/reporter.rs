@@ -61,7 +61,8 @@ impl Reporter {
     /// Enters a state and reports it.
     pub(super) async fn enter(&mut self, state: &TaskState) {
         let (run, now) = (&self.ctx.run, Timestamp::now());
-        run.engine.pace().admit(self.record.id, now).await;
+        // Work that is to stop does not wait: somebody waits for its end.
+        run.cancellation.run_until_cancelled(run.engine.pace().admit(self.record.id, now)).await;
         self.opened = true;
         let event = self.record.enter(state, now, &run.related);
         run.engine.events().send(event).await;

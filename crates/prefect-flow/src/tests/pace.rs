@@ -46,6 +46,20 @@ async fn a_server_that_records_nothing_is_not_waited_for_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_flow_does_not_wait_for_the_server() {
+    let bench = Bench::with(|options| {
+        (options.standstill, options.cancel_grace) = (Duration::from_hours(1), Duration::from_hours(1));
+    })
+    .await;
+    bench.fake.lock().recorded = Some(0);
+    let (end, ()) = tokio::join!(bench.execute(tasks(MANY)), async {
+        bench.fake.until(|inner| !inner.calls_to("POST", LOOK).is_empty()).await;
+        bench.cancel();
+    });
+    assert!(matches!(end.unwrap(), End::Cancelled));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_not_asked_about_few_tasks() {
     let bench = Bench::new().await;
     assert!(matches!(bench.execute(tasks(FEW)).await.unwrap(), End::Completed(_)));

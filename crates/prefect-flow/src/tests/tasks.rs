@@ -251,3 +251,16 @@ async fn code_that_blocks_has_a_thread_of_its_own() {
     });
     assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_small_while_it_waits() {
+    let bench = Bench::new().await;
+    let flow = greet(|ctx, _| async move {
+        let run = ctx.task("one of thousands").run(|_| async { Ok::<_, BoxError>(()) });
+        // What calls the server in rare cases is as large as all the rest together, and belongs on the heap.
+        assert!(std::mem::size_of_val(&run) < 4096, "{} bytes", std::mem::size_of_val(&run));
+        run.await?;
+        Ok(())
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+}
