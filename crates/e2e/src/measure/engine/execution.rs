@@ -65,10 +65,10 @@ impl Runner<'_> {
             .log_to(self.site.logs.path().join(run.to_string()));
         let (cpu, started) = (cpu::of_children()?, Timestamp::now());
         let mut process = command.spawn()?;
-        let (status, memory) = watch(&mut process).await?;
+        let (exit, memory) = watch(&mut process).await?;
         let (cpu, ended) = (cpu::of_children()? - cpu, Timestamp::now());
         let states = client.read_flow_run_states(run).await?;
-        ensure!(status.success(), "the engine ended with {status}:\n{}", process.tail(30));
+        ensure!(exit.success(), "the engine ended with {exit}:\n{}", process.tail(30));
         let entered = |kind| {
             let state = first(&states, kind);
             state.with_context(|| format!("the run was never {kind:?}:\n{}", process.tail(30)))

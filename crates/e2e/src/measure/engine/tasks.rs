@@ -66,19 +66,19 @@ pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
 
 /// One flow on a server of its own.
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-async fn burst(bench: &Bench, side: Side, count: usize) -> Result<Burst> {
+async fn burst(bench: &Bench, whose: Side, count: usize) -> Result<Burst> {
     let site = Site::start(bench).await?;
-    let runner = site.runner(bench, side, "many").await?;
+    let runner = site.runner(bench, whose, "many").await?;
     let warm_up = runner.execute(json!({"tasks": WARM_UP})).await?;
     let (completed, _) = site.recorded(warm_up.run, WARM_UP).await?;
     ensure!(completed == WARM_UP, "the server holds {completed} of {WARM_UP} task runs");
     let before = site.cpu_at_rest().await?;
     let execution = runner.execute(json!({"tasks": count})).await?;
     let seconds = |until: Timestamp| until.duration_since(execution.running).as_secs_f64();
-    say(&format!("{side:?}: {count} tasks in {:.0} s", seconds(execution.completed)));
+    say(&format!("{whose:?}: {count} tasks in {:.0} s", seconds(execution.completed)));
     let (completed, recorded) = site.recorded(execution.run, count).await?;
-    say(&format!("{side:?}: {completed} of them recorded in {:.0} s", seconds(recorded)));
-    ensure!(side == Side::Peer || completed == count, "the server holds {completed} of {count} task runs");
+    say(&format!("{whose:?}: {completed} of them recorded in {:.0} s", seconds(recorded)));
+    ensure!(whose == Side::Peer || completed == count, "the server holds {completed} of {count} task runs");
     let server = site.cpu_at_rest().await? - before;
     site.server.stop().await?;
     let (lost, completed, count) = ((count - completed) as f64, completed as f64, count as f64);
