@@ -126,17 +126,19 @@ impl Results {
     }
 
     async fn storage(&self) -> Result<&Arc<dyn ResultStorage>, OpenError> {
-        let find = || async {
-            match &self.home {
-                Home::Given(storage) => Ok(Arc::clone(storage)),
-                Home::Block(name) => self.blocks.named(name).await,
-                Home::Default(directory) => match self.blocks.default().await? {
-                    Some(storage) => Ok(storage),
-                    None => Ok(Arc::new(LocalStorage::new(directory)) as Arc<dyn ResultStorage>),
-                },
-            }
-        };
-        self.storage.get_or_try_init(find).await
+        // On the heap: it is looked for once, and all tasks have room for this.
+        self.storage.get_or_try_init(|| Box::pin(self.open())).await
+    }
+
+    async fn open(&self) -> Result<Arc<dyn ResultStorage>, OpenError> {
+        match &self.home {
+            Home::Given(storage) => Ok(Arc::clone(storage)),
+            Home::Block(name) => self.blocks.named(name).await,
+            Home::Default(directory) => match self.blocks.default().await? {
+                Some(storage) => Ok(storage),
+                None => Ok(Arc::new(LocalStorage::new(directory))),
+            },
+        }
     }
 
     /// Stores the result of a task under a key; gives what the state of the run says of it.
