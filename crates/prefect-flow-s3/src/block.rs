@@ -33,9 +33,10 @@ pub enum BlockError {
 
 #[derive(Deserialize)]
 struct Bucket {
-    bucket_name: String,
-    #[serde(default)]
-    bucket_folder: String,
+    #[serde(rename = "bucket_name")]
+    name: String,
+    #[serde(default, rename = "bucket_folder")]
+    folder: String,
     #[serde(default)]
     credentials: Keys,
 }
@@ -83,7 +84,7 @@ impl StorageBlock for S3Bucket {
 
 /// The settings that a block says, with the rest from the environment.
 fn settings(bucket: Bucket, environment: impl Fn(&str) -> Option<String>) -> Result<Settings, BlockError> {
-    let Bucket { bucket_name, bucket_folder, credentials: keys } = bucket;
+    let Bucket { name, folder, credentials: keys } = bucket;
     let refuse = |field, remedy| Err(BlockError::Unsupported { field, remedy });
     if keys.profile_name.is_some() {
         return refuse("profile_name", "give it keys, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
@@ -102,21 +103,20 @@ fn settings(bucket: Bucket, environment: impl Fn(&str) -> Option<String>) -> Res
     }
     let filled = |value: Option<String>| value.filter(|value| !value.is_empty());
     let own = (filled(keys.aws_access_key_id), filled(keys.aws_secret_access_key));
-    let (access, secret, token) = match own {
-        (Some(access), Some(secret)) => (access, secret, filled(keys.aws_session_token)),
-        _ => {
-            let set = |name| filled(environment(name));
-            let (access, secret) = (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY"));
-            let (Some(access), Some(secret)) = (access, secret) else { return Err(BlockError::NoKeys) };
-            (access, secret, set("AWS_SESSION_TOKEN"))
-        }
+    let (access, secret, token) = if let (Some(access), Some(secret)) = own {
+        (access, secret, filled(keys.aws_session_token))
+    } else {
+        let set = |name| filled(environment(name));
+        let (access, secret) = (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY"));
+        let (Some(access), Some(secret)) = (access, secret) else { return Err(BlockError::NoKeys) };
+        (access, secret, set("AWS_SESSION_TOKEN"))
     };
     let region = filled(keys.region_name)
         .or_else(|| filled(environment("AWS_REGION")))
         .or_else(|| filled(environment("AWS_DEFAULT_REGION")));
     Ok(Settings {
-        bucket: bucket_name,
-        folder: bucket_folder,
+        bucket: name,
+        folder,
         endpoint: filled(parameters.endpoint_url),
         region: region.unwrap_or_else(|| "us-east-1".to_owned()),
         access_key: SecretString::from(access),
@@ -132,6 +132,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     fn read(credentials: Value, environment: &[(&str, &str)]) -> Result<Settings, BlockError> {
         let block = json!({"bucket_name": "results", "bucket_folder": "flows", "credentials": credentials});
         settings(serde_json::from_value(block).unwrap(), |name| {

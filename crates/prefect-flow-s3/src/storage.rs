@@ -9,6 +9,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
+use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use prefect_flow::{BoxError, ResultStorage, SecretString, StorageFuture};
 use secrecy::ExposeSecret as _;
@@ -157,7 +158,7 @@ impl ResultStorage for S3Storage {
             };
             let object = match self.client.get_object().bucket(&self.bucket).key(&key).send().await {
                 Ok(object) => object,
-                Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
+                Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => {
                     return Ok(None);
                 }
                 Err(error) => return Err(failed(error.into())),

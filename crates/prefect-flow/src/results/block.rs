@@ -127,6 +127,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without a reference")]
     fn document(data: Value) -> BlockDocument {
         let id = uuid::Uuid::nil();
         let document = json!({"id": id, "data": data, "block_schema_id": id, "block_type_id": id});

@@ -199,6 +199,10 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
 }
 
 impl Inner {
+    fn block_of(&self, id: &str) -> Option<Value> {
+        self.blocks.keys().find(|name| block_id(name).to_string() == id).and_then(|name| self.block(name))
+    }
+
     fn block(&self, name: &str) -> Option<Value> {
         let slug = name.split('/').next();
         self.blocks.get(name).map(|data| {
@@ -342,12 +346,7 @@ impl Inner {
             ("GET", ["block_types", "slug", kind, "block_documents", "name", name]) => {
                 found(self.block(&format!("{kind}/{name}")))
             }
-            ("GET", ["block_documents", id]) => found(
-                self.blocks
-                    .keys()
-                    .find(|name| block_id(name).to_string() == *id)
-                    .and_then(|name| self.block(name)),
-            ),
+            ("GET", ["block_documents", id]) => found(self.block_of(id)),
             ("GET", ["admin", "storage"]) => {
                 let id = self.default_storage.as_deref().map(block_id);
                 (200, json!({"default_result_storage_block_id": id}))
