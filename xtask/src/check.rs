@@ -115,7 +115,7 @@ pub(crate) fn for_differentials() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &POSTGRESQL])
 }
 
-/// What runs under faults need.
+/// What runs through a worker under faults need.
 pub(crate) fn for_faults() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &DOCKERD, &NAMESPACES])
 }

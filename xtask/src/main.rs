@@ -46,8 +46,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Kill worker, engine and server at random moments while runs go through, and look what becomes of them.
-    Fault(Fault),
+    /// Let everything fail at random moments while runs go through, and look what becomes of them.
+    Fault {
+        /// What is tested.
+        #[command(subcommand)]
+        what: Fault,
+    },
     /// Put the same inputs through ours and the Python peer, and tell every difference.
     Differential(Differential),
     /// Build the images of worker, runtime and config, without a registry.
@@ -77,20 +81,37 @@ struct Demo {
     profile: Profile,
 }
 
+#[derive(Debug, Subcommand)]
+enum Fault {
+    /// The worker: it, its engine and the server are killed.
+    Worker {
+        /// How often each part is killed; by default once for every 25 runs, and at least twice.
+        #[arg(long)]
+        kills: Option<u64>,
+        #[command(flatten)]
+        faults: Faults,
+    },
+    /// The engine of flows: the server is away, slow or out of reach.
+    Engine {
+        /// How many tasks a run has [default: 500].
+        #[arg(long)]
+        tasks: Option<u64>,
+        /// How long the server is away at most, in seconds [default: 60].
+        #[arg(long)]
+        longest: Option<u64>,
+        #[command(flatten)]
+        faults: Faults,
+    },
+}
+
 #[derive(Debug, Args)]
-struct Fault {
-    /// What is tested.
-    #[arg(value_parser = ["worker"])]
-    what: String,
-    /// How many runs.
-    #[arg(long, default_value_t = 200)]
-    runs: usize,
-    /// The seed of every choice: the same seed gives the same plan.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// How often each part is killed; by default once for every 25 runs, and at least twice.
+struct Faults {
+    /// How many runs [default: 200 for the worker, 20 for the engine].
     #[arg(long)]
-    kills: Option<usize>,
+    runs: Option<u64>,
+    /// The seed of every choice: the same seed gives the same plan [default: 1].
+    #[arg(long)]
+    seed: Option<u64>,
     /// The report as JSON on standard output.
     #[arg(long)]
     json: bool,
@@ -139,7 +160,7 @@ fn main() -> ExitCode {
             let options = [("--minutes", minutes), ("--runs", runs), ("--tasks", tasks)];
             run::measure(name.as_deref(), &options, json)
         }
-        Command::Fault(fault) => run::fault(&fault),
+        Command::Fault { what } => run::fault(&what),
         Command::Differential(differential) => run::differential(&differential),
         Command::Images { profile, tag } => run::images(profile, &tag),
     };

@@ -22,29 +22,25 @@ pub(crate) fn measure(name: Option<&str>, options: &[(&str, Option<u64>)], json:
     check::for_demo()?;
     let mut command = stack(Profile::Release)?;
     command.arg("measure").args(name).args(json.then_some("--json"));
-    for (option, value) in options {
-        if let Some(value) = value {
-            command.arg(option).arg(value.to_string());
-        }
-    }
+    add_options(&mut command, options);
     hand_over(command)
 }
 
-pub(crate) fn fault(fault: &Fault) -> Result<ExitCode> {
-    check::for_faults()?;
-    let mut command = stack(fault.profile)?;
-    command.args([
-        "fault",
-        &fault.what,
-        "--runs",
-        &fault.runs.to_string(),
-        "--seed",
-        &fault.seed.to_string(),
-    ]);
-    if let Some(kills) = fault.kills {
-        command.args(["--kills", &kills.to_string()]);
-    }
-    command.args(fault.json.then_some("--json"));
+pub(crate) fn fault(what: &Fault) -> Result<ExitCode> {
+    let (name, options, faults) = match what {
+        Fault::Worker { kills, faults } => {
+            check::for_faults()?;
+            ("worker", vec![("--kills", *kills)], faults)
+        }
+        Fault::Engine { tasks, longest, faults } => {
+            check::for_demo()?;
+            ("engine", vec![("--tasks", *tasks), ("--longest", *longest)], faults)
+        }
+    };
+    let mut command = stack(faults.profile)?;
+    command.args(["fault", name]).args(faults.json.then_some("--json"));
+    add_options(&mut command, &options);
+    add_options(&mut command, &[("--runs", faults.runs), ("--seed", faults.seed)]);
     hand_over(command)
 }
 
@@ -77,6 +73,15 @@ fn stack(profile: Profile) -> Result<Command> {
     let mut command = Command::new(programs.join("ferryman-stack"));
     command.current_dir(build::root());
     Ok(command)
+}
+
+/// Adds the options that were given.
+fn add_options(command: &mut Command, options: &[(&str, Option<u64>)]) {
+    for (option, value) in options {
+        if let Some(value) = value {
+            command.arg(option).arg(value.to_string());
+        }
+    }
 }
 
 /// Runs a command in our place: signals go to both, and its end is ours.

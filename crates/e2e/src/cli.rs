@@ -56,23 +56,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run under faults: kill the parts at random moments and look what becomes of the runs.
+    /// Run under faults of everything around, and look what becomes of the runs.
     Fault {
         /// What is tested.
-        #[arg(value_parser = ["worker"])]
-        what: String,
-        /// How many runs.
-        #[arg(long, default_value_t = 200)]
-        runs: usize,
-        /// The seed of every choice.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// How often each part is killed; by default once for every 25 runs, and at least twice.
-        #[arg(long)]
-        kills: Option<usize>,
-        /// The report as JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(subcommand)]
+        what: Fault,
     },
     /// Put the same inputs through ours and the Python peer, and tell every difference.
     Differential {
@@ -86,6 +74,45 @@ enum Command {
         #[arg(long)]
         tag: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Fault {
+    /// The worker: it, its engine and the server are killed at random moments while runs go through.
+    Worker {
+        /// How many runs.
+        #[arg(long, default_value_t = 200)]
+        runs: usize,
+        /// How often each part is killed; by default once for every 25 runs, and at least twice.
+        #[arg(long)]
+        kills: Option<usize>,
+        #[command(flatten)]
+        faults: Faults,
+    },
+    /// The engine of flows: the server is away, slow or out of reach at random moments while runs are at work.
+    Engine {
+        /// How many runs.
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+        /// How many tasks a run has.
+        #[arg(long, default_value_t = 500)]
+        tasks: u64,
+        /// How long the server is away at most, in seconds.
+        #[arg(long, default_value_t = 60)]
+        longest: u64,
+        #[command(flatten)]
+        faults: Faults,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Faults {
+    /// The seed of every choice.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,19 +189,25 @@ async fn run(command: Command) -> Result<()> {
             };
             Box::pin(measure::run(name.as_deref(), options, tell, interrupted()?)).await?;
         }
-        Command::Fault { runs, seed, kills, json, .. } => {
+        Command::Fault { what: Fault::Worker { runs, kills, faults: Faults { seed, json } } } => {
             let kills = kills.unwrap_or_else(|| (runs / 25).max(2));
-            let options = fault::Options { runs, kills, seed };
+            let options = fault::worker::Options { runs, kills, seed };
             let report = tokio::select! {
                 () = interrupted()? => bail!("interrupted"),
-                report = fault::run(options) => report?,
+                report = fault::worker::run(options) => report?,
             };
-            if json {
-                print(&serde_json::to_string(&report)?);
-            } else {
-                say(&report.text());
-            }
+            print(&if json { serde_json::to_string(&report)? } else { report.text() });
             ensure!(report.ok, "the runs did not all come through");
+        }
+        Command::Fault { what: Fault::Engine { runs, tasks, longest, faults: Faults { seed, json } } } => {
+            let longest = Duration::from_secs(longest);
+            let options = fault::engine::Options { runs, tasks, seed, longest };
+            let report = tokio::select! {
+                () = interrupted()? => bail!("interrupted"),
+                report = fault::engine::run(options) => report?,
+            };
+            print(&if json { serde_json::to_string(&report)? } else { report.text() });
+            ensure!(report.ok, "the runs did not all come to the same");
         }
         Command::Differential { what: Differential::Worker(compared) } => {
             let report = Box::pin(differential::worker::run(&compared.options(), interrupted()?)).await?;

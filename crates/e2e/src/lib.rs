@@ -10,9 +10,11 @@
 //! - [`puppet`] is a flow run of known behaviour, [`dice`] is chance with a seed.
 //! - [`guide`] reads a guide as people read it, so that a test can follow it.
 //! - [`scenarios`] are the flows that both engines run to be compared, [`measured`] those that they are measured with.
+//! - [`record`] is what a server holds of a flow run, as one document; [`compare`] tells where documents differ.
 //! - [`demo`], [`measure`], [`differential`] and [`fault`] are the programs made of these.
 
 pub mod cli;
+pub mod compare;
 pub mod containers;
 pub mod dataset;
 pub mod demo;
@@ -27,6 +29,7 @@ pub mod measured;
 pub mod outside;
 pub mod programs;
 pub mod puppet;
+pub mod record;
 pub mod runs;
 pub mod s3;
 pub mod scenarios;

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use prefect_api::flow_run::{FlowRun, NewDeploymentRun};
+use prefect_api::flow_run::{FlowRun, FlowRunUpdate, NewDeploymentRun};
 use prefect_api::id::FlowRunId;
-use prefect_api::state::StateType;
+use prefect_api::state::{Answer, NewState, StateType};
 use prefect_client::{Client, Settings, settings::Inputs};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 /// How often a run is looked at.
 const POLL: Duration = Duration::from_millis(250);
+/// How long a busy server is waited for.
+const PATIENCE: Duration = Duration::from_mins(3);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A client of this API, with these variables beside its address.
 pub fn client(api_url: &str, more: &[(String, String)]) -> Result<Client> {
@@ -35,6 +38,24 @@ pub async fn trigger(client: &Client, flow: &str, deployment: &str, parameters: 
     let run =
         NewDeploymentRun { parameters, job_variables: Some(job_variables), ..NewDeploymentRun::default() };
     Ok(client.create_deployment_run(found.id, &run).await?)
+}
+
+/// Claims a run and says where it is executed, as a worker does before it starts anything.
+pub async fn claim(client: &Client, id: FlowRunId, infrastructure: &str) -> Result<()> {
+    let state = NewState::new(StateType::Pending);
+    let answer = patiently(|| client.set_flow_run_state(id, &state, false)).await?;
+    let taken = match &answer {
+        Answer::Accept(_) => true,
+        // The answer to an earlier try was lost.
+        Answer::Reject { state: Some(now), .. } => now.entered_by(&state),
+        _ => false,
+    };
+    if !taken {
+        bail!("the server does not let the run be claimed: {answer:?}");
+    }
+    let update =
+        FlowRunUpdate { infrastructure_pid: Some(infrastructure.to_owned()), ..FlowRunUpdate::default() };
+    Ok(patiently(|| client.update_flow_run(id, &update)).await?)
 }
 
 /// Waits until a run has ended, telling each state that it is seen in. A run that waits for somebody to resume
@@ -90,4 +111,20 @@ pub async fn states(client: &Client, id: FlowRunId) -> Result<Vec<String>> {
 pub async fn subflows(client: &Client, id: FlowRunId) -> Result<Vec<FlowRun>> {
     let filter = json!({"flow_runs": {"parent_flow_run_id": {"any_": [id]}}, "sort": "START_TIME_ASC"});
     Ok(client.filter_flow_runs(&filter).await?)
+}
+
+/// Repeats a call that may be repeated, as long as the server only says that it is busy.
+pub(crate) async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, prefect_client::Error>
+where
+    F: Future<Output = Result<T, prefect_client::Error>>,
+{
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Err(error) if error.is_transient() && started.elapsed() < PATIENCE => {
+                tokio::time::sleep(RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }

@@ -168,6 +168,9 @@ pub struct NewFlowRun {
     pub empirical_policy: FlowRunPolicy,
     /// Tags.
     pub tags: Vec<String>,
+    /// Of two runs of a flow with the same key the second is not made: the answer is the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// Body that creates a run from a deployment.

@@ -60,6 +60,9 @@ pub struct Artifact {
     /// Its content.
     #[serde(default)]
     pub data: Value,
+    /// The task run that made it.
+    #[serde(default)]
+    pub task_run_id: Option<TaskRunId>,
 }
 
 /// A variable.

@@ -68,6 +68,17 @@ impl Error {
         }
     }
 
+    /// Whether the call may have taken effect all the same: it was on its way, and what became of it was lost. Of a call
+    /// that the client has repeated, this is told of the last attempt only.
+    pub fn may_have_taken_effect(&self) -> bool {
+        match self {
+            Self::Setup { .. } | Self::Unreachable { .. } => false,
+            Self::Transport { source, .. } => !source.is_connect(),
+            Self::Status { status, .. } => lost_behind_a_gateway(*status),
+            Self::Decode { .. } => true,
+        }
+    }
+
     /// The HTTP status, if there was an answer.
     pub const fn status(&self) -> Option<u16> {
         match self {
@@ -95,4 +106,9 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether an answer comes from a gateway that has passed the request on and got no answer itself.
+pub(crate) const fn lost_behind_a_gateway(status: u16) -> bool {
+    matches!(status, 502 | 504)
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::csrf::{Again, Csrf};
-use crate::error::Error;
+use crate::error::{Error, lost_behind_a_gateway};
 use crate::proxy::Proxies;
 use crate::settings::Settings;
 use crate::{retry, tls};
@@ -75,6 +75,8 @@ pub(crate) struct Call<'a> {
     path: Vec<&'a str>,
     query: Vec<(&'a str, &'a str)>,
     body: Option<Result<Vec<u8>, serde_json::Error>>,
+    /// It must not take effect twice.
+    once: bool,
 }
 
 impl<'a> Call<'a> {
@@ -86,7 +88,7 @@ impl<'a> Call<'a> {
             .split('/')
             .map(|segment| if segment == "{}" { arguments.next().copied().unwrap_or("") } else { segment })
             .collect();
-        Self { method, path, query: Vec::new(), body: None }
+        Self { method, path, query: Vec::new(), body: None, once: false }
     }
 
     pub(crate) fn query(mut self, name: &'a str, value: &'a str) -> Self {
@@ -102,6 +104,12 @@ impl<'a> Call<'a> {
     /// With a body that is JSON already.
     pub(crate) fn text(mut self, body: String) -> Self {
         self.body = Some(Ok(body.into_bytes()));
+        self
+    }
+
+    /// The same, not repeated when it may have taken effect: the caller has to look first.
+    pub(crate) fn once(mut self) -> Self {
+        self.once = true;
         self
     }
 
@@ -309,16 +317,21 @@ impl Client {
             let (retryable, pause, free) = match &outcome {
                 Ok(reply) if reply.status.is_success() => (false, None, false),
                 Ok(reply) => {
+                    let status = reply.status.as_u16();
+                    let in_doubt = call.once && lost_behind_a_gateway(status);
                     let again = match self.judge_refused_token(reply, token.as_ref()).await {
                         Again::AtOnce => continue,
                         Again::Later => true,
-                        Again::No => self.shared.policy.retries_status(reply.status.as_u16()),
+                        Again::No => self.shared.policy.retries_status(status) && !in_doubt,
                     };
                     let maintenance = reply.headers.get("prefect-maintenance").is_some_and(|on| on == "true");
                     let free = maintenance && started.elapsed() < MAINTENANCE;
                     (again, retry::retry_after(&reply.headers), free)
                 }
-                Err(error) => (self.retries_transport(error), None, false),
+                Err(error) => {
+                    let in_doubt = call.once && !error.is_connect();
+                    (self.retries_transport(error) && !in_doubt, None, false)
+                }
             };
             if !retryable || (!free && retries >= self.shared.policy.max_retries) {
                 return self.conclude(call, outcome, retries + 1);

@@ -33,7 +33,8 @@
 //!
 //! Orchestration must not cost the work: while the server is away, states are proposed again until a deadline
 //! (15 minutes), events and artifacts wait in bounded queues, log lines in a bounded buffer that drops its
-//! oldest and says so. Work stops when the server says that the run is cancelled or gone.
+//! oldest and says so. What was on its way when a connection broke is looked for before it is sent again, so that
+//! it is there once. Work stops when the server says that the run is cancelled or gone.
 
 mod block;
 mod context;

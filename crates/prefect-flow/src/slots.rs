@@ -2,7 +2,8 @@
 //! Taken before the work, kept by renewals, given back when the holder is dropped, however that comes about.
 //!
 //! A server keeps leases in memory: restarted, it still counts the slots but knows nobody who holds them. They are then
-//! taken under a new lease where there is a free one, and else given back by name.
+//! taken under a new lease where there is a free one, and else given back by name. It says so only to whoever renews a
+//! lease, hence a lease is renewed before it is given back.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -233,9 +234,7 @@ impl Keeper {
         // Work that is being done is not stopped because its slots were given away, as in Prefect.
         tracing::warn!(error = chain(&error), ?names, "a lease on concurrency slots was not renewed");
         if is_gone(&error) {
-            self.lease = None;
-            // It has not expired, so that nobody has given its slots away.
-            self.forgotten = Instant::now() < self.expires;
+            self.lease_is_gone();
         }
         if error.is_transient() { RENEW_SOON } else { self.wanted.renew_after }
     }
@@ -260,6 +259,13 @@ impl Keeper {
     }
 
     async fn release(mut self) {
+        if let Some(lease) = self.lease {
+            let renew = || self.client.renew_lease(lease, self.wanted.lease);
+            let renewed = self.patience.insist("renew a lease on concurrency slots", renew).await;
+            if renewed.is_err_and(|error| is_gone(&error)) {
+                self.lease_is_gone();
+            }
+        }
         self.release_forgotten().await;
         let Some(lease) = self.lease else { return };
         let release = || self.client.release_lease(lease);
@@ -267,6 +273,13 @@ impl Keeper {
             let seconds = self.wanted.lease.as_secs();
             tracing::warn!(%error, %lease, seconds, "concurrency slots were not released; they will expire");
         }
+    }
+
+    /// The server does not know the lease any more.
+    fn lease_is_gone(&mut self) {
+        self.lease = None;
+        // If it has not expired, nobody has given its slots away.
+        self.forgotten = Instant::now() < self.expires;
     }
 
     async fn release_forgotten(&mut self) {

@@ -158,6 +158,8 @@ impl Call {
             parent_task_run_id: Some(parent.id),
             empirical_policy: policy_of(info),
             tags: self.tags.clone(),
+            // An answer may be lost: made again, it would be another run.
+            idempotency_key: Some(Uuid::new_v4().to_string()),
         };
         let run = patience.insist("create a subflow's run", || client.create_flow_run(&new)).await?;
         Ok(Found { parent, run, result: None })

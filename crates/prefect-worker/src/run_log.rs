@@ -18,7 +18,7 @@ const BATCH: usize = 500;
 const LOGGER: &str = "prefect.flow_runs.worker";
 /// The logger of the output of infrastructure.
 pub(crate) const OUTPUT_LOGGER: &str = "prefect.flow_runs.output";
-/// Time between two tries.
+/// Time between the first two tries; then twice as long each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often a batch is tried; each try has the client's retries within.
 const ATTEMPTS: u32 = 5;
@@ -142,10 +142,16 @@ fn parts(mut lines: &[NewLog], most_bytes: usize) -> Vec<&[NewLog]> {
 }
 
 async fn send(client: &Client, batch: &[NewLog]) {
+    let mut pause = RETRY;
     for attempt in 1..=ATTEMPTS {
-        match client.send_logs(batch).await {
+        let sent =
+            if attempt == 1 { client.send_logs(batch).await } else { client.send_logs_again(batch).await };
+        match sent {
             Ok(()) => return,
-            Err(error) if error.is_transient() && attempt < ATTEMPTS => tokio::time::sleep(RETRY).await,
+            Err(error) if error.is_transient() && attempt < ATTEMPTS => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
             Err(error) => {
                 tracing::warn!(lines = batch.len(), %error, "log lines did not reach the server");
                 return;

@@ -109,6 +109,7 @@ impl Scene {
             parent_task_run_id: None,
             empirical_policy: FlowRunPolicy::default(),
             tags: Vec::new(),
+            idempotency_key: None,
         };
         self.client.create_flow_run(&run).await.unwrap().id
     }

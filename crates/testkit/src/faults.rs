@@ -1,4 +1,4 @@
-//! Faults that a simulated server injects: what to match, which match, and what happens then.
+//! Faults that a simulated server or a proxy injects: what to match, which match, and what happens then.
 //!
 //! A fault strikes before the request takes effect, or after it, so that "the answer was lost" can be told
 //! from "nothing happened". Faults are asked in the order in which they were added; the first that strikes
@@ -17,6 +17,8 @@ pub enum Action {
         status: u16,
         /// Error code of the body; the S3 server writes it, the catalogue has none.
         code: String,
+        /// After how many seconds to ask again; proxies write it.
+        retry_after: Option<u64>,
     },
     /// Close the connection without an answer.
     DropConnection,
@@ -37,7 +39,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault on `what`: an S3 operation (`UploadPart`), or an HTTP method for the catalogue (`PATCH`).
+    /// A fault on `what`: an S3 operation (`UploadPart`), or an HTTP method for catalogue and proxies (`PATCH`).
     /// `*` matches everything.
     pub fn on(what: impl Into<String>) -> Self {
         Self {
@@ -45,12 +47,12 @@ impl Fault {
             containing: String::new(),
             skip: 0,
             times: 1,
-            action: Action::Error { status: 500, code: "InternalError".to_owned() },
+            action: Action::Error { status: 500, code: "InternalError".to_owned(), retry_after: None },
             after_effect: false,
         }
     }
 
-    /// Strike only where the subject contains `text`: `bucket/key` for S3, the decoded path for the catalogue.
+    /// Strike only where the subject contains `text`: `bucket/key` for S3, the path for others.
     #[must_use]
     pub fn containing(mut self, text: impl Into<String>) -> Self {
         self.containing = text.into();
@@ -74,7 +76,7 @@ impl Fault {
     /// Answer with this S3 error code and HTTP status.
     #[must_use]
     pub fn error(mut self, code: impl Into<String>, status: u16) -> Self {
-        self.action = Action::Error { status, code: code.into() };
+        self.action = Action::Error { status, code: code.into(), retry_after: None };
         self
     }
 
@@ -82,6 +84,15 @@ impl Fault {
     #[must_use]
     pub fn status(self, status: u16) -> Self {
         self.error("InternalError", status)
+    }
+
+    /// Name the seconds after which to ask again, in an answer that is an error.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        if let Action::Error { retry_after, .. } = &mut self.action {
+            *retry_after = Some(seconds);
+        }
+        self
     }
 
     /// Close the connection without an answer.

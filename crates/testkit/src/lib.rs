@@ -8,7 +8,7 @@
 //! - [`browser`] is a real browser, which does and sees what a person would.
 //! - [`s3`] is an S3 server over TCP that checks signatures and checksums and knows archive storage classes.
 //! - [`scicat`] simulates the SciCat catalogue, true to its replies, its side effects and its oddities.
-//! - [`faults`] describes the faults that both servers inject; [`process`] supervises child processes.
+//! - [`faults`] describes the faults that servers and proxies inject; [`process`] supervises child processes.
 //!
 //! Everything started here ends with its handle: processes, containers, networks and files are removed on
 //! drop, also when a test panics.
@@ -25,3 +25,4 @@ pub mod registry;
 pub mod s3;
 pub mod scicat;
 pub mod server;
+mod upstream;

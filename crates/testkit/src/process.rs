@@ -42,6 +42,10 @@ pub enum Signal {
     Terminate,
     /// SIGKILL.
     Kill,
+    /// SIGSTOP: the process stands still until SIGCONT.
+    Stop,
+    /// SIGCONT.
+    Continue,
 }
 
 impl Signal {
@@ -50,6 +54,8 @@ impl Signal {
             Self::Interrupt => "INT",
             Self::Terminate => "TERM",
             Self::Kill => "KILL",
+            Self::Stop => "STOP",
+            Self::Continue => "CONT",
         }
     }
 }

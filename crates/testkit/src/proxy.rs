@@ -5,16 +5,21 @@
 //! is tinyproxy on the way out, as `HTTPS_PROXY` names it. Both keep a log of what passed, which tests can read.
 //! [`EngineTls`] is nginx before the Docker engine, which lets clients with the right certificate in.
 //!
-//! [`CountingProxy`] is our own and changes nothing: it counts what a worker asks. A [`Forwarder`] is the way to a
-//! server for containers without a network.
+//! Our own are [`CountingProxy`], which changes nothing and counts what a worker asks; [`FaultyProxy`], which fails as
+//! networks and gateways do; and the [`Forwarder`], the way to a server for containers without a network.
 
 mod authority;
 mod counting;
 mod engine_tls;
+mod faulty;
 mod forward;
+mod forwarder;
+mod relay;
 mod reverse;
 
-pub use counting::{CountingProxy, Forwarder, Traffic};
+pub use counting::{CountingProxy, Traffic};
 pub use engine_tls::EngineTls;
+pub use faulty::FaultyProxy;
 pub use forward::Forward;
+pub use forwarder::Forwarder;
 pub use reverse::{Options, Reverse, WebSockets};

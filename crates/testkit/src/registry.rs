@@ -30,6 +30,7 @@ use crate::faults::{Action, Faults};
 use crate::prefect::free_port;
 use crate::process::{Command, Process, find_program};
 use crate::server::{Connection, Server};
+use crate::upstream::Upstream;
 
 /// The only account of a registry that asks who is there.
 pub const USER: &str = "ferryman";
@@ -91,8 +92,7 @@ impl Registry {
                 continue;
             }
             let gate = Arc::new(Gate {
-                client: reqwest::Client::builder().no_proxy().build().context("failed to make a client")?,
-                upstream: format!("http://{address}"),
+                upstream: Upstream::new(format!("http://{address}"))?,
                 faults: Faults::default(),
                 calls: Mutex::default(),
                 open: watch::Sender::default(),
@@ -134,10 +134,17 @@ impl Registry {
     pub async fn layers(&self, reference: &str) -> Result<Vec<String>> {
         let name = reference.strip_prefix(&format!("{}/", self.host())).context("not of this registry")?;
         let (repository, tag) = name.rsplit_once(':').context("the reference has no tag")?;
-        let url = format!("{}/v2/{repository}/manifests/{tag}", self.gate.upstream);
+        let url = format!("{}/v2/{repository}/manifests/{tag}", self.gate.upstream.url());
         let accept = "application/vnd.docker.distribution.manifest.v2+json";
-        let answer =
-            self.gate.client.get(url).header(header::ACCEPT, accept).timeout(DEADLINE).send().await?;
+        let answer = self
+            .gate
+            .upstream
+            .client()
+            .get(url)
+            .header(header::ACCEPT, accept)
+            .timeout(DEADLINE)
+            .send()
+            .await?;
         let manifest: serde_json::Value = answer.error_for_status()?.json().await?;
         let layers = manifest["layers"].as_array().context("the manifest has no layers")?;
         Ok(layers.iter().filter_map(|layer| Some(layer["digest"].as_str()?.to_owned())).collect())
@@ -216,8 +223,7 @@ async fn listens(process: &mut Process, address: SocketAddr) -> Result<bool> {
 
 #[derive(Debug)]
 struct Gate {
-    client: reqwest::Client,
-    upstream: String,
+    upstream: Upstream,
     faults: Faults,
     calls: Mutex<Vec<Call>>,
     /// How many answers are being sent.
@@ -275,7 +281,7 @@ async fn pass(
     let late = match strike {
         Some(strike) if strike.after_effect => Some(strike.action),
         Some(strike) => match strike.action {
-            Action::Error { status, code } => return refuse(&gate, &seen, status, &code),
+            Action::Error { status, code, .. } => return refuse(&gate, &seen, status, &code),
             Action::DropConnection => {
                 connection.cut();
                 return StatusCode::BAD_GATEWAY.into_response();
@@ -287,7 +293,7 @@ async fn pass(
         },
         None => None,
     };
-    match forward(&gate, request).await {
+    match gate.upstream.forward(request).await {
         Ok(answer) => {
             gate.record(&seen, answer.status());
             answered(&gate, answer, late)
@@ -304,21 +310,6 @@ fn refuse(gate: &Gate, seen: &Seen, status: u16, code: &str) -> Response {
     gate.record(seen, status);
     let body = serde_json::json!({"errors": [{"code": code, "message": "injected by the test"}]});
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
-}
-
-async fn forward(gate: &Gate, request: Request) -> reqwest::Result<reqwest::Response> {
-    let (parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let url = format!("{}{target}", gate.upstream);
-    let body = reqwest::Body::wrap_stream(body.into_data_stream());
-    let mut forwarded = gate.client.request(parts.method, url).headers(parts.headers.clone());
-    // A stream has no length of its own: without the header it would be chunked even where there is none.
-    if parts.headers.contains_key(header::CONTENT_LENGTH)
-        || parts.headers.contains_key(header::TRANSFER_ENCODING)
-    {
-        forwarded = forwarded.body(body);
-    }
-    forwarded.send().await
 }
 
 /// Passes an answer on; what a fault does to it, it does after the first half of the body.

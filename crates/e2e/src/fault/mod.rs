@@ -1,38 +1,39 @@
-//! Runs under faults: worker, engine and server are killed at seeded moments while runs go through, and in the
-//! end every run must be in the state that tells what happened to it.
+//! Runs under faults: parts are killed and lines are cut at seeded moments, and in the end the server must hold what it
+//! would have held, or tell what happened.
 //!
-//! - `plan` is what is to happen, all of it from one seed; `parts` are what is killed.
-//! - `progress` tells how far the runs have come: moments are relative to it, not to a clock.
-//! - `drive` creates the runs, cancels some, strikes, and waits until nothing moves any more.
-//! - `verdict` judges each run by what its program witnessed; `report` is what came of it.
+//! - [`worker`] kills worker, engine and server while a worker brings runs through.
+//! - [`engine`] takes the server from flows at work, in every way in which servers and networks fail.
 
-mod drive;
-mod parts;
-mod plan;
-mod progress;
-mod report;
-mod verdict;
+pub mod engine;
+pub mod worker;
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 
-use crate::programs::Programs;
 use crate::say;
 
-pub use plan::Options;
-pub use report::{ContainerEnd, Fault, Offender, Report};
+/// A server that keeps leases in memory forgets in its death whose slots are taken.
+const PERSISTENT_LEASES: (&str, &str) =
+    ("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem");
 
-/// Makes the plan of these options true and tells what came of it. What a failure leaves for the reader is
-/// named on standard error.
-pub async fn run(options: Options) -> Result<Report> {
-    let directory = tempfile::Builder::new().prefix("ferryman-faults-").tempdir()?;
-    let parts = parts::Parts::start(&Programs::find()?, directory.path()).await?;
-    let outcome = drive::run(&parts, options, directory.path()).await;
-    let server_log = parts.server.lock().await.log_path();
-    std::fs::copy(&server_log, directory.path().join("server.log"))
-        .context("failed to keep the server's log")?;
-    parts.stop().await?;
-    if !outcome.as_ref().is_ok_and(|report| report.ok) {
-        say(&format!("the logs are in {}", directory.keep().display()));
-    }
-    outcome
+/// Where the logs of a test are written.
+fn directory() -> Result<TempDir> {
+    let directory = tempfile::Builder::new().prefix("ferryman-faults-").tempdir();
+    directory.context("failed to make a directory for the logs")
+}
+
+/// What a failure leaves for its reader: the logs, the server's among them.
+fn keep(directory: TempDir, server_log: &Path) -> Result<()> {
+    let kept = directory.path().join("server.log");
+    std::fs::copy(server_log, kept).context("failed to keep the server's log")?;
+    say(&format!("the logs are in {}", directory.keep().display()));
+    Ok(())
+}
+
+/// Now, in milliseconds of the Unix time.
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }

@@ -1,7 +1,9 @@
 //! The flows of the engines' differential, each the twin of a Python one in `crates/e2e/differential/engine`.
-//! They say what those say, so that whatever differs in the server's records is the engines' doing.
+//! They say what those say, so that whatever differs in the server's records is the engines' doing. The [`marathon`]
+//! alone is for the test of our engine under faults.
 
 mod limits;
+pub(crate) mod marathon;
 mod results;
 mod runs;
 mod tasks;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// The program.
 pub fn main() -> ExitCode {
     let program = Program::new("ferryman-scenarios", env!("CARGO_PKG_VERSION")).storage_block(S3Bucket);
-    told::add(results::add(limits::add(runs::add(tasks::add(program))))).main()
+    marathon::add(told::add(results::add(limits::add(runs::add(tasks::add(program)))))).main()
 }
 
 /// No parameters.

@@ -1,12 +1,14 @@
 //! Flows, flow runs, task runs, logs, events.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use prefect_api::flow_run::{Flow, FlowRun, FlowRunUpdate, NewFlowRun, NewTaskRun, TaskRun};
-use prefect_api::id::{FlowId, FlowRunId};
+use prefect_api::id::{EventId, FlowId, FlowRunId};
 use prefect_api::record::NewLog;
-use prefect_api::state::{Answer, NewState, OrchestrationResult, State};
+use prefect_api::state::{Answer, NewState, OrchestrationResult, State, StateType};
 use reqwest::Method;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -69,6 +71,9 @@ impl Client {
 
     /// Proposes a state. A re-sent proposal keeps its transition id, hence is recognised by the server;
     /// `force` skips the server's rules and belongs to the finalisation of a cancellation only.
+    ///
+    /// A failure is not repeated when it may have taken effect: a server that answered with a retry has put the run
+    /// into a state without the transition id, and would take the same failure again, for the last one.
     pub async fn set_flow_run_state(
         &self,
         id: FlowRunId,
@@ -77,6 +82,7 @@ impl Client {
     ) -> Result<Answer, Error> {
         let id = id.to_string();
         let call = Call::new(Method::POST, "flow_runs/{}/set_state", &[&id]).json(&Proposal { state, force });
+        let call = if state.kind == StateType::Failed { call.once() } else { call };
         let result: OrchestrationResult = self.read(call).await?;
         Answer::try_from(result).map_err(|error| Error::Decode {
             method: Method::POST,
@@ -121,9 +127,33 @@ impl Client {
         self.read(Call::new(Method::POST, "task_runs/filter", &[]).json(filter)).await
     }
 
-    /// Stores lines of logs.
+    /// Stores lines of logs: all of them or, if it fails, none. Not repeated when it may have taken effect:
+    /// [`Self::send_logs_again`] is for that.
     pub async fn send_logs(&self, logs: &[NewLog]) -> Result<(), Error> {
-        self.call(Call::new(Method::POST, "logs/", &[]).json(logs)).await
+        self.call(Call::new(Method::POST, "logs/", &[]).json(logs).once()).await
+    }
+
+    /// Stores lines of logs after an attempt that failed, unless they are there all the same. The same lines in the same
+    /// order: the first stands for all.
+    pub async fn send_logs_again(&self, logs: &[NewLog]) -> Result<(), Error> {
+        let Some(first) = logs.first() else { return Ok(()) };
+        match self.has_log(first).await {
+            Ok(true) => Ok(()),
+            Err(error) if error.is_transient() => Err(error),
+            // Nothing is there, or nobody may look: lines too many are better than none.
+            Ok(false) | Err(_) => self.send_logs(logs).await,
+        }
+    }
+
+    async fn has_log(&self, line: &NewLog) -> Result<bool, Error> {
+        // The server keeps no more than microseconds.
+        let unit = jiff::TimestampRound::new().smallest(jiff::Unit::Microsecond).mode(jiff::RoundMode::Trunc);
+        let at = line.timestamp.round(unit).unwrap_or(line.timestamp);
+        let filter = json!({
+            "logs": {"flow_run_id": {"any_": [line.flow_run_id]}, "timestamp": {"after_": at, "before_": at}},
+        });
+        let found = self.filter_logs(&filter).await?;
+        Ok(found.iter().any(|found| found["message"] == line.message && found["name"] == line.name))
     }
 
     /// Lines of logs that match a filter of the API.
@@ -131,9 +161,30 @@ impl Client {
         self.read(Call::new(Method::POST, "logs/filter", &[]).json(filter)).await
     }
 
-    /// Sends events, each as JSON, over REST: the equal of the socket where WebSockets are blocked.
+    /// Sends events, each as JSON, over REST: the equal of the socket where WebSockets are blocked. Not repeated when it
+    /// may have taken effect.
     pub(crate) async fn post_events<T: AsRef<str>>(&self, events: &[T]) -> Result<(), Error> {
         let events: Vec<&str> = events.iter().map(AsRef::as_ref).collect();
-        self.call(Call::new(Method::POST, "events", &[]).text(format!("[{}]", events.join(",")))).await
+        let call = Call::new(Method::POST, "events", &[]).text(format!("[{}]", events.join(",")));
+        self.call(call.once()).await
+    }
+
+    /// The ids of stored events that match a filter of the API, at most `limit`.
+    pub(crate) async fn filter_event_ids(
+        &self,
+        filter: &Value,
+        limit: usize,
+    ) -> Result<HashSet<EventId>, Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            events: Vec<Stored>,
+        }
+        #[derive(Deserialize)]
+        struct Stored {
+            id: EventId,
+        }
+        let call = Call::new(Method::POST, "events/filter", &[]);
+        let page: Page = self.read(call.json(&json!({"filter": filter, "limit": limit}))).await?;
+        Ok(page.events.into_iter().map(|event| event.id).collect())
     }
 }

@@ -9,9 +9,25 @@ use crate::error::Error;
 use crate::http::{Call, Client};
 
 impl Client {
-    /// Makes an artifact.
+    /// Makes an artifact. Not repeated when it may have taken effect: [`Self::find_artifact`] tells whether it has.
     pub async fn create_artifact(&self, artifact: &NewArtifact) -> Result<Artifact, Error> {
-        self.read(Call::new(Method::POST, "artifacts/", &[]).json(artifact)).await
+        self.read(Call::new(Method::POST, "artifacts/", &[]).json(artifact).once()).await
+    }
+
+    /// An artifact of the same run that says the same under the same key.
+    pub async fn find_artifact(&self, artifact: &NewArtifact) -> Result<Option<Artifact>, Error> {
+        let mut filter = json!({"flow_run_id": {"any_": [artifact.flow_run_id]}});
+        if let Some(key) = &artifact.key {
+            filter["key"] = json!({"any_": [key]});
+        }
+        let filter = json!({"artifacts": filter, "sort": "CREATED_DESC"});
+        let same = |found: &Artifact| {
+            found.kind.as_ref() == Some(&artifact.kind)
+                && found.task_run_id == artifact.task_run_id
+                && found.description == artifact.description
+                && found.data == artifact.data
+        };
+        Ok(self.filter_artifacts(&filter).await?.into_iter().find(same))
     }
 
     /// Replaces the data of an artifact.

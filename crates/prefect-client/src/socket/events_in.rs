@@ -1,9 +1,9 @@
 //! Delivery of our events, at least once and in order (contract §4.2).
 //!
 //! One task owns the socket. The server does not acknowledge events; a pong confirms everything sent before
-//! its ping. What is unconfirmed when a socket breaks is sent again: event ids make that harmless. Where no
-//! socket can be had, or one event makes the server drop it again and again, events go over REST; sockets are
-//! then tried again, ever more rarely, since most things that refuse them do so for good.
+//! its ping. When a socket breaks, what is unconfirmed is in doubt, and so is what was confirmed not long before: see
+//! [`super::doubt`]. Where no socket can be had, or one event makes the server drop it again and again, events go
+//! over REST; sockets are then tried again, ever more rarely, since most things that refuse them do so for good.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 
+use super::doubt::{Confirmed, missing};
 use super::{Error, Incoming, Socket, backoff};
 use crate::http::Client;
 
 /// Events that may wait before a sender has to.
 const QUEUE: usize = 4096;
 /// Unconfirmed events that call for a ping.
-const PING_AFTER: usize = 500;
+const PING_AFTER: usize = 100;
 /// Time without a confirmation that calls for a ping.
-const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// A ping that is not answered for so long means that the socket is dead.
 const PONG_WITHIN: Duration = Duration::from_secs(30);
 /// Broken sockets in a row, without a confirmation between them, after which REST is tried. One that cannot even
@@ -50,7 +51,7 @@ enum Order {
 }
 
 /// An event as it goes out: thousands may wait, and as text they take a small part of the memory.
-type Text = Utf8Bytes;
+pub(super) type Text = Utf8Bytes;
 
 /// The way in for events. Cheap to clone; the task behind it ends with the last clone, or when it is drained.
 #[derive(Debug, Clone)]
@@ -119,6 +120,10 @@ struct Delivery {
     waiting: VecDeque<Text>,
     /// Sent on the present socket, not confirmed.
     sent: VecDeque<Text>,
+    /// With the server, which has perhaps not written them down yet.
+    confirmed: Confirmed,
+    /// The server may have these, or may have lost them. Nothing is sent before that is known.
+    doubtful: Vec<Text>,
     /// Number of events sent on the present socket before the ping under way.
     ping: Option<(usize, Instant)>,
     confirmed_at: Instant,
@@ -141,6 +146,8 @@ impl Delivery {
             pending,
             waiting: VecDeque::new(),
             sent: VecDeque::new(),
+            confirmed: Confirmed::default(),
+            doubtful: Vec::new(),
             ping: None,
             confirmed_at: Instant::now(),
             failures: 0,
@@ -154,13 +161,17 @@ impl Delivery {
     async fn run(mut self) {
         loop {
             // A drain may have been asked for while events were on their way over REST.
-            if self.waiting.is_empty() && self.drains.is_empty() {
+            if self.waiting.is_empty() && self.doubtful.is_empty() && self.drains.is_empty() {
                 match self.orders.recv().await {
                     Some(order) => self.take(order),
                     None => return,
                 }
             }
             self.take_ready();
+            if !self.doubtful.is_empty() {
+                self.resolve().await;
+                continue;
+            }
             if self.waiting.is_empty() {
                 self.finish_drains();
                 continue;
@@ -175,12 +186,11 @@ impl Delivery {
         }
     }
 
-    /// Takes back what is unconfirmed, and decides what is tried next.
+    /// Puts in doubt what the server may not have, and decides what is tried next.
     async fn recover(&mut self, error: &Error) {
         tracing::debug!(%error, "the socket for events ended");
-        while let Some(event) = self.sent.pop_back() {
-            self.waiting.push_front(event);
-        }
+        let sent = std::mem::take(&mut self.sent);
+        self.doubt(sent);
         self.ping = None;
         self.failures += 1;
         if self.failures < SOCKET_FAILURES {
@@ -269,11 +279,43 @@ impl Delivery {
         self.pending.fetch_sub(count, Ordering::Relaxed);
     }
 
+    /// These events are with the server.
+    fn confirm_all(&mut self, events: Vec<Text>) {
+        self.settle(events.len());
+        self.confirmed.add(events);
+    }
+
+    /// A server that broke off may not have these, nor what it has confirmed lately.
+    fn doubt(&mut self, events: impl IntoIterator<Item = Text>) {
+        let confirmed = self.confirmed.take();
+        self.pending.fetch_add(confirmed.len(), Ordering::Relaxed);
+        self.doubtful.extend(confirmed);
+        self.doubtful.extend(events);
+    }
+
+    /// Finds out which events in doubt the server has, and has the others sent before all that wait.
+    async fn resolve(&mut self) {
+        let missing = match missing(&self.client, &self.doubtful).await {
+            Ok(missing) => missing,
+            Err(error) => {
+                tracing::debug!(%error, "nobody can tell yet which events the server has");
+                self.rest_failures += 1;
+                tokio::time::sleep(backoff(self.rest_failures)).await;
+                return;
+            }
+        };
+        self.rest_failures = 0;
+        let total = std::mem::take(&mut self.doubtful).len();
+        tracing::debug!(total, missing = missing.len(), "looked which events the server has");
+        self.settle(total - missing.len());
+        self.restore(missing);
+    }
+
     fn confirm(&mut self) {
         if let Some((count, _)) = self.ping.take() {
             let count = count.min(self.sent.len());
-            self.sent.drain(..count);
-            self.settle(count);
+            let confirmed = self.sent.drain(..count).collect();
+            self.confirm_all(confirmed);
             self.confirmed_at = Instant::now();
             self.failures = 0;
             self.detour = DETOUR;
@@ -286,12 +328,12 @@ impl Delivery {
         let batch: Vec<Text> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
         let refused = match self.client.post_events(&batch).await {
             Ok(()) => {
-                self.settle(batch.len());
+                self.confirm_all(batch);
                 Vec::new()
             }
             Err(error) if error.is_transient() => {
                 tracing::debug!(%error, "events could not be sent over REST");
-                self.restore(batch);
+                self.doubt(batch);
                 self.rest_failures += 1;
                 tokio::time::sleep(backoff(self.rest_failures)).await;
                 // The server is away rather than its sockets blocked.
@@ -304,14 +346,16 @@ impl Delivery {
         while let Some(event) = refused.pop_front() {
             match self.client.post_events(std::slice::from_ref(&event)).await {
                 Err(error) if error.is_transient() => {
-                    refused.push_front(event);
                     self.restore(refused);
+                    self.doubt([event]);
                     return;
                 }
-                Err(error) => tracing::error!(event = name_of(&event), %error, "the server refuses an event"),
-                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!(event = name_of(&event), %error, "the server refuses an event");
+                    self.settle(1);
+                }
+                Ok(()) => self.confirm_all(vec![event]),
             }
-            self.settle(1);
         }
         self.rest_failures = 0;
     }

@@ -2,6 +2,7 @@
 //! and the worker channel.
 
 mod channel;
+mod doubt;
 mod events_in;
 mod events_out;
 

@@ -1,6 +1,7 @@
 //! From an id or a name to a flow run that is driven to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use prefect_api::deployment::Deployment;
@@ -9,14 +10,18 @@ use prefect_api::flow_run::{FlowRun, FlowRunPolicy, FlowRunUpdate, NewFlowRun};
 use prefect_api::id::FlowRunId;
 use prefect_api::state::{Answer, NewState, StateType};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::session::{failed, force_cancelled, related};
-use super::{ABORTED, End, Engine, Origin, Session, hooks};
+use super::{ABORTED, End, Engine, Origin, Patience, Session, hooks};
 use crate::error::chain;
 use crate::flow::{AnyFlow, Info};
 use crate::parameters::{self, ParameterError, Parameters};
 use crate::program::Program;
 use crate::report::{self, Level};
+
+/// How long a server is waited for that has not told yet what is to run.
+const START: Duration = Duration::from_mins(2);
 
 /// A flow run that could not be carried to an end that the server knows.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +108,10 @@ async fn prepare(
     id: FlowRunId,
 ) -> Result<Result<Session, End>, Error> {
     let client = engine.client();
-    // Not insisted on: a wrong URL or id should be told at once.
-    let mut run = client.read_flow_run(id).await.map_err(|source| Error::Read { id, source })?;
+    // A server that is just away is waited for, but not for long: perhaps the address is wrong.
+    let patience = Patience::new(START, engine.hurried.clone());
+    let run = patience.insist("read the flow run", || client.read_flow_run(id)).await;
+    let mut run = run.map_err(|source| Error::Read { id, source })?;
     let report = |source| Error::Report { id, source };
     match run.state_type {
         Some(StateType::Cancelling) => {
@@ -216,6 +223,8 @@ pub(crate) async fn run_by_hand(
             parent_task_run_id: None,
             empirical_policy: policy_of(info),
             tags: Vec::new(),
+            // An answer may be lost: made again, it would be another run.
+            idempotency_key: Some(Uuid::new_v4().to_string()),
         };
         engine.client().create_flow_run(&new).await
     };

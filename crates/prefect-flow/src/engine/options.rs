@@ -24,7 +24,7 @@ pub(crate) struct Options {
     /// How long code that is dropped may take to hand over its last states, and a second request to end the
     /// process leaves to the first.
     pub(crate) last_words: Duration,
-    /// How long the last reports may take at the end: `PREFECT_FLOW_RUN_CLOSE_SECONDS`, 60.
+    /// How long the last reports may take at the end: `PREFECT_FLOW_RUN_CLOSE_SECONDS`, 900.
     pub(crate) close_deadline: Duration,
     /// The part of a lease's time after which it is renewed.
     pub(crate) renew_after: f64,
@@ -55,7 +55,7 @@ impl Default for Options {
             terminate_grace: Duration::from_secs(5),
             hook_limit: Duration::from_mins(1),
             last_words: Duration::from_secs(5),
-            close_deadline: Duration::from_mins(1),
+            close_deadline: Duration::from_mins(15),
             renew_after: 0.75,
             heartbeat: Duration::from_mins(3),
             reschedule: false,

@@ -59,6 +59,35 @@ impl Patience {
             }
         }
     }
+
+    /// The same for a call that must not take effect twice, which an answer that was lost on its way leaves in doubt:
+    /// before each further try `look` tells whether an earlier one has taken effect.
+    pub(crate) async fn insist_once<T, C, L>(
+        &self,
+        what: &str,
+        mut call: impl FnMut() -> C,
+        mut look: impl FnMut() -> L,
+    ) -> Result<T, Error>
+    where
+        C: Future<Output = Result<T, Error>>,
+        L: Future<Output = Result<Option<T>, Error>>,
+    {
+        let mut again = false;
+        self.insist(what, || {
+            let look = std::mem::replace(&mut again, true).then(&mut look);
+            let call = call();
+            async move {
+                let Some(look) = look else { return call.await };
+                match look.await {
+                    Ok(Some(done)) => Ok(done),
+                    Err(error) if error.is_transient() => Err(error),
+                    // Nothing is there, or nobody may look: a report too many is better than none.
+                    Ok(None) | Err(_) => call.await,
+                }
+            }
+        })
+        .await
+    }
 }
 
 #[cfg(test)]

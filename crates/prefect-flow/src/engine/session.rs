@@ -404,7 +404,20 @@ impl Session {
     async fn propose(&self, state: &NewState, force: bool) -> Result<Answer, Error> {
         let what = format!("set the flow run to {}", state.name);
         let client = &self.engine.client;
-        self.engine.patience.insist(&what, || client.set_flow_run_state(self.id, state, force)).await
+        let propose = || client.set_flow_run_state(self.id, state, force);
+        if state.kind == StateType::Failed {
+            self.engine.patience.insist_once(&what, propose, || self.retry_after_failure()).await
+        } else {
+            self.engine.patience.insist(&what, propose).await
+        }
+    }
+
+    /// The answer to a failure that was lost on its way, if the run is to be tried again: its new state is the server's,
+    /// by which the server does not know our proposal again.
+    async fn retry_after_failure(&self) -> Result<Option<Answer>, Error> {
+        let run = self.engine.client.read_flow_run(self.id).await?;
+        let waits = run.state.filter(|state| state.kind == StateType::Scheduled);
+        Ok(waits.map(|state| Answer::Reject { state: Some(state), reason: "Retrying".to_owned() }))
     }
 
     /// Runs the flow's hooks for a state. Gives the number of those that did not run to their end.

@@ -57,13 +57,14 @@ impl ArtifactQueue {
     }
 }
 
-/// Creates an artifact, however long that takes.
+/// Creates an artifact, however long that takes, and only once.
 pub(crate) async fn create(
     client: &Client,
     patience: &Patience,
     artifact: &NewArtifact,
 ) -> Result<Artifact, Error> {
-    patience.insist("create an artifact", || client.create_artifact(artifact)).await
+    let (create, find) = (|| client.create_artifact(artifact), || client.find_artifact(artifact));
+    patience.insist_once("create an artifact", create, find).await
 }
 
 /// Whether the server takes a key.

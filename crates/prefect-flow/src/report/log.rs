@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prefect_api::id::{FlowRunId, TaskRunId};
 use prefect_api::record::NewLog;
 use prefect_client::Client;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Most lines in a batch.
 const BATCH_LINES: usize = 1_000;
-/// Text that may wait for a server that is away.
+/// Text that may wait for a server that is away, beside one batch.
 const BUFFER_BYTES: usize = 8_000_000;
 /// What a line costs beside its text.
 const LINE_OVERHEAD: usize = 200;
@@ -59,11 +59,23 @@ struct Buffer {
     lines: VecDeque<NewLog>,
     bytes: usize,
     dropped: usize,
+    /// A batch whose sending failed, perhaps only after the server had taken it.
+    failed: Vec<NewLog>,
+    /// The time of the last line.
+    last: Timestamp,
 }
 
 impl Buffer {
     fn cost(line: &NewLog) -> usize {
         line.message.len() + LINE_OVERHEAD
+    }
+
+    /// The time of a new line: the server keeps microseconds and orders lines by them, hence no two have the same.
+    fn next_moment(&mut self, now: Timestamp) -> Timestamp {
+        let unit = SignedDuration::from_micros(1);
+        let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+        self.last = now.max(self.last.saturating_add(unit).unwrap_or(now));
+        self.last
     }
 
     fn push(&mut self, line: NewLog) {
@@ -102,15 +114,6 @@ impl Buffer {
         }
         batch
     }
-
-    /// Puts back a batch that could not be sent.
-    fn restore(&mut self, batch: Vec<NewLog>) {
-        for line in batch.into_iter().rev() {
-            self.bytes += Self::cost(&line);
-            self.lines.push_front(line);
-        }
-        self.shrink();
-    }
 }
 
 impl LogSink {
@@ -138,15 +141,16 @@ impl LogSink {
             return;
         }
         let logger = if origin.task_run.is_some() { "prefect.task_runs" } else { "prefect.flow_runs" };
+        let message = logging.clean(message);
+        let mut buffer = self.buffer();
         let line = NewLog {
             name: logger.to_owned(),
             level: level as u8,
-            message: logging.clean(message),
-            timestamp: Timestamp::now(),
+            message,
+            timestamp: buffer.next_moment(Timestamp::now()),
             flow_run_id: Some(origin.flow_run),
             task_run_id: origin.task_run,
         };
-        let mut buffer = self.buffer();
         buffer.push(line);
         if buffer.lines.len() >= BATCH_LINES || buffer.bytes >= logging.batch_bytes {
             self.shared.full.notify_one();
@@ -179,7 +183,8 @@ impl LogSink {
             }
         };
         if tokio::time::timeout_at(end, send).await.is_err() {
-            let left = self.buffer().lines.len();
+            let buffer = self.buffer();
+            let left = buffer.lines.len() + buffer.failed.len();
             tracing::warn!(left, "log lines did not reach the Prefect server");
         }
     }
@@ -188,11 +193,19 @@ impl LogSink {
     async fn send_all(&self, client: &Client) -> bool {
         let _one_at_a_time = self.shared.sending.lock().await;
         loop {
-            let mut sending = Sending { sink: self, batch: self.next_batch() };
-            if sending.batch.is_empty() {
+            let failed = std::mem::take(&mut self.buffer().failed);
+            let again = !failed.is_empty();
+            let batch = if again { failed } else { self.next_batch() };
+            if batch.is_empty() {
                 return true;
             }
-            match client.send_logs(&sending.batch).await {
+            let mut sending = Sending { sink: self, batch };
+            let sent = if again {
+                client.send_logs_again(&sending.batch).await
+            } else {
+                client.send_logs(&sending.batch).await
+            };
+            match sent {
                 Ok(()) => sending.batch.clear(),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "log lines wait for the Prefect server");
@@ -215,7 +228,7 @@ impl LogSink {
     }
 }
 
-/// A batch on its way; goes back into the buffer when the call is given up.
+/// A batch on its way; goes back to where it waits when it does not arrive.
 struct Sending<'a> {
     sink: &'a LogSink,
     batch: Vec<NewLog>,
@@ -223,10 +236,7 @@ struct Sending<'a> {
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        if !self.batch.is_empty() {
-            let batch = std::mem::take(&mut self.batch);
-            self.sink.buffer().restore(batch);
-        }
+        self.sink.buffer().failed = std::mem::take(&mut self.batch);
     }
 }
 
@@ -259,17 +269,25 @@ mod tests {
     }
 
     #[test]
-    fn batches_keep_the_order_and_a_failed_one_comes_again() {
+    fn batches_keep_the_order() {
         let mut buffer = Buffer::default();
         for number in 0..=BATCH_LINES {
             buffer.push(line(&number.to_string()));
         }
         let batch = buffer.batch(1_000_000);
-        assert_eq!(batch.len(), BATCH_LINES);
-        buffer.restore(batch);
-        assert_eq!(buffer.batch(1_000_000)[0].message, "0");
+        assert_eq!((batch.len(), batch[0].message.as_str()), (BATCH_LINES, "0"));
         assert_eq!(buffer.batch(1_000_000)[0].message, BATCH_LINES.to_string());
         assert!(buffer.batch(1_000_000).is_empty());
         assert_eq!(buffer.bytes, 0);
+    }
+
+    #[test]
+    fn lines_of_one_moment_stay_in_order() {
+        let mut buffer = Buffer::default();
+        let now: Timestamp = "2026-11-25T14:58:37.123456789Z".parse().unwrap();
+        let moments = [now, now, Timestamp::UNIX_EPOCH].map(|now| buffer.next_moment(now).to_string());
+        let expected =
+            ["37.123456Z", "37.123457Z", "37.123458Z"].map(|end| format!("2026-11-25T14:58:{end}"));
+        assert_eq!(moments, expected);
     }
 }

@@ -39,6 +39,10 @@ pub(super) struct Run {
 pub(super) struct Inner {
     pub(super) calls: Vec<Call>,
     pub(super) events: Vec<Value>,
+    /// Lines of logs that were taken.
+    pub(super) logs: Vec<Value>,
+    /// Artifacts that were made.
+    pub(super) artifacts: Vec<Value>,
     pub(super) runs: HashMap<String, Run>,
     pub(super) flows: HashMap<String, String>,
     pub(super) task_runs: Vec<Value>,
@@ -52,6 +56,8 @@ pub(super) struct Inner {
     pub(super) answers: VecDeque<Value>,
     /// Failures by a part of the path: so many with this status.
     pub(super) failures: Vec<(String, u32, u16)>,
+    /// Calls that take effect but are answered by a gateway that lost the answer: by a part of the path, so many.
+    pub(super) lost: Vec<(String, u32)>,
     /// Limits by name, with free slots.
     pub(super) limits: HashMap<String, u32>,
     pub(super) leases: HashMap<String, (Vec<String>, u32)>,
@@ -187,7 +193,8 @@ async fn answer(State(fake): State<Fake>, method: Method, uri: Uri, body: Bytes)
     let (status, reply) = {
         let mut inner = fake.lock();
         inner.calls.push(Call { method: method.to_string(), path: path.clone(), body: body.clone() });
-        inner.reply(method.as_str(), &path, &body)
+        let reply = inner.reply(method.as_str(), &path, &body);
+        if inner.loses(&path) { (502, json!({"detail": "Bad Gateway"})) } else { reply }
     };
     fake.note();
     fake.until(|inner| !inner.held.contains(&path)).await;
@@ -263,10 +270,8 @@ impl Inner {
 
     /// All lines that were logged.
     pub(super) fn lines(&self) -> Vec<String> {
-        let logs = self.calls.iter().filter(|call| call.path == "/logs/");
-        logs.flat_map(|call| call.body.as_array().unwrap())
-            .map(|line| format!("{} {}", line["level"], line["message"].as_str().unwrap()))
-            .collect()
+        let line = |line: &Value| format!("{} {}", line["level"], line["message"].as_str().unwrap());
+        self.logs.iter().map(line).collect()
     }
 
     pub(super) fn calls_to(&self, method: &str, part: &str) -> Vec<Value> {
@@ -275,6 +280,11 @@ impl Inner {
             .filter(|call| call.method == method && call.path.contains(part))
             .map(|call| call.body.clone())
             .collect()
+    }
+
+    fn loses(&mut self, path: &str) -> bool {
+        let lost = self.lost.iter_mut().find(|(part, count)| path.contains(part.as_str()) && *count > 0);
+        lost.map(|(_, count)| *count -= 1).is_some()
     }
 
     fn reply(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -302,18 +312,7 @@ impl Inner {
             }
             ("GET", ["flow_runs", _, "input", key]) => found(self.inputs.get(*key).cloned()),
             ("POST", ["flow_runs", id, "set_state"]) => (201, self.set_state(id, body)),
-            ("POST", ["flow_runs"]) => {
-                let name = self.flows.iter().find(|(_, id)| **id == body["flow_id"]).unwrap().0.clone();
-                let id = self.add_run(&name, &body["parameters"], None);
-                let record = &mut self.runs.get_mut(&id).unwrap().record;
-                for key in ["flow_version", "parent_task_run_id", "empirical_policy"] {
-                    record[key] = body[key].clone();
-                }
-                if body["name"].is_string() {
-                    record["name"] = body["name"].clone();
-                }
-                (201, record.clone())
-            }
+            ("POST", ["flow_runs"]) => self.create_run(body),
             ("POST", ["flows"]) => {
                 let name = body["name"].as_str().unwrap();
                 (201, json!({"id": self.flow_id(name), "name": name}))
@@ -337,7 +336,7 @@ impl Inner {
             ("GET", ["deployments", id]) => found(self.deployments.get(*id).cloned()),
             ("POST", ["task_runs", "filter"]) => (200, self.filter_task_runs(body)),
             ("POST", ["task_runs"]) => (201, self.create_task_run(body)),
-            ("POST", ["artifacts"]) => (201, json!({"id": Uuid::new_v4(), "data": body["data"]})),
+            (_, ["artifacts" | "logs", rest @ ..]) => self.written(method, rest, body),
             ("GET", ["variables", "name", name]) => found(
                 self.variables
                     .get(*name)
@@ -371,9 +370,52 @@ impl Inner {
                 self.events.extend(body.as_array().unwrap().iter().cloned());
                 (204, Value::Null)
             }
-            ("POST", ["logs"]) => (201, Value::Null),
-            ("PATCH", ["artifacts", _]) => (204, Value::Null),
             _ => (404, json!({"exception_message": format!("no route {method} {path}")})),
+        }
+    }
+
+    fn create_run(&mut self, body: &Value) -> (u16, Value) {
+        let key = &body["idempotency_key"];
+        let same = |run: &&Run| key.is_string() && run.record["idempotency_key"] == *key;
+        if let Some(run) = self.runs.values().find(same) {
+            return (200, run.record.clone());
+        }
+        let name = self.flows.iter().find(|(_, id)| **id == body["flow_id"]).unwrap().0.clone();
+        let id = self.add_run(&name, &body["parameters"], None);
+        let record = &mut self.runs.get_mut(&id).unwrap().record;
+        for key in ["flow_version", "parent_task_run_id", "empirical_policy", "idempotency_key"] {
+            record[key] = body[key].clone();
+        }
+        if body["name"].is_string() {
+            record["name"] = body["name"].clone();
+        }
+        (201, record.clone())
+    }
+
+    /// Artifacts and lines of logs: written, and looked for.
+    fn written(&mut self, method: &str, path: &[&str], body: &Value) -> (u16, Value) {
+        match (method, path, body) {
+            ("POST", ["filter"], body) if body["artifacts"].is_object() => {
+                let of_key = |made: &&Value| made["key"] == body["artifacts"]["key"]["any_"][0];
+                (200, self.artifacts.iter().filter(of_key).cloned().collect())
+            }
+            ("POST", ["filter"], body) => {
+                let at = &body["logs"]["timestamp"];
+                let of_moment =
+                    |line: &&Value| at["after_"] == line["timestamp"] && at["after_"] == at["before_"];
+                (200, self.logs.iter().filter(of_moment).cloned().collect())
+            }
+            ("POST", _, Value::Array(lines)) => {
+                self.logs.extend(lines.iter().cloned());
+                (201, Value::Null)
+            }
+            ("POST", _, artifact) => {
+                let mut made = artifact.clone();
+                made["id"] = json!(Uuid::new_v4());
+                self.artifacts.push(made.clone());
+                (201, made)
+            }
+            _ => (204, Value::Null),
         }
     }
 
@@ -507,8 +549,10 @@ impl Inner {
         if kind == "FAILED" && current == "RUNNING" && count <= retries {
             run.record["state_type"] = json!("SCHEDULED");
             run.record["empirical_policy"]["retry_type"] = json!("in_process");
+            // Made by the server, hence without our transition id.
             let waiting = json!({"id": Uuid::new_v4(), "type": "SCHEDULED", "name": "AwaitingRetry",
                 "timestamp": Timestamp::now(), "state_details": {}});
+            run.record["state"] = waiting.clone();
             run.states.push(waiting.clone());
             return json!({"status": "REJECT", "state": waiting, "details": {"reason": "Retrying"}});
         }

@@ -215,6 +215,26 @@ async fn a_forgotten_slot_of_the_only_ones_is_given_back_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_forgotten_before_any_renewal_is_given_back_too() {
+    let bench = Bench::new().await;
+    bench.fake.lock().limits.insert("tag:db".to_owned(), 1);
+    let fake = bench.fake.clone();
+    let flow = greet(move |ctx, _| {
+        let fake = fake.clone();
+        async move {
+            let forget = |_| async {
+                fake.lock().forget_leases();
+                Ok::<_, BoxError>(())
+            };
+            ctx.task("load").tag("db").run(forget).await?;
+            Ok(())
+        }
+    });
+    assert!(matches!(bench.execute(flow).await.unwrap(), End::Completed(_)));
+    assert_eq!(bench.fake.lock().limits["tag:db"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slots_of_global_limits_are_held_as_long_as_the_flow_wants() {
     let bench = Bench::new().await;
     {

@@ -7,6 +7,7 @@ mod conversation;
 mod deployments;
 mod hooks;
 mod limits;
+mod outages;
 mod pace;
 mod pauses;
 mod results;

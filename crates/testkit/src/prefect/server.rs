@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::venv::{Release, Venv};
 use crate::postgres::Postgres;
-use crate::process::{Command, Output, Process, Usage, usage_of_tree};
+use crate::process::{Command, Output, Process, Signal, Usage, usage_of_tree};
 
 const POLL: Duration = Duration::from_millis(200);
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -125,7 +126,26 @@ impl PrefectServer {
         Ok(())
     }
 
-    /// Starts a killed server again, on the same database and port, and waits until it is healthy.
+    /// Ends the server as its operator does. Its database and its port remain its own.
+    pub async fn shut_down(&mut self) -> Result<()> {
+        self.process.signal(Signal::Terminate).context("failed to shut the Prefect server down")?;
+        if let Err(error) = self.process.wait(STOP_GRACE).await {
+            tracing::debug!(%error, "the server waits for its clients and is killed");
+        }
+        self.kill().await
+    }
+
+    /// Lets the server stand still: connections are still taken by the kernel, and nothing is answered.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process.signal(Signal::Stop).context("failed to freeze the Prefect server")
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process.signal(Signal::Continue).context("failed to thaw the Prefect server")
+    }
+
+    /// Starts a server that was killed or shut down again, on the same database and port, and waits until it is healthy.
     pub async fn restart(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.options.deadline;
         loop {
@@ -153,6 +173,24 @@ impl PrefectServer {
     /// What all its processes together used so far.
     pub fn usage(&self) -> Result<Usage> {
         usage_of_tree(self.pid()).with_context(|| format!("the server has ended:\n{}", self.log_tail(20)))
+    }
+
+    /// How many slots of concurrency limits are held by leases, which come back when these expire. For a server that
+    /// keeps its leases in files.
+    pub fn leased_slots(&self) -> Result<u64> {
+        let directory = self.home.path().join("concurrency_leases");
+        if !directory.is_dir() {
+            return Ok(0);
+        }
+        let mut slots = 0;
+        for file in std::fs::read_dir(&directory).context("failed to list the server's leases")? {
+            let text = std::fs::read(file?.path()).context("failed to read a lease")?;
+            // The index beside the leases has none of this.
+            let lease: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let limits = lease["resource_ids"].as_array().map_or(0, |limits| limits.len() as u64);
+            slots += limits * lease["metadata"]["slots"].as_u64().unwrap_or_default();
+        }
+        Ok(slots)
     }
 
     /// Address of the API for programs on this machine.

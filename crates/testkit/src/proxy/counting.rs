@@ -6,14 +6,12 @@ mod meter;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use anyhow::Result;
+use tokio::net::TcpStream;
 
+use super::relay::{self, Acceptor};
 use meter::{Meter, Seen};
 
 /// What went through a proxy.
@@ -49,25 +47,22 @@ impl Traffic {
 /// A proxy on a free port of the loopback interface. Dropping it cuts its connections.
 #[derive(Debug)]
 pub struct CountingProxy {
-    addr: SocketAddr,
+    acceptor: Acceptor,
     traffic: Arc<Mutex<Traffic>>,
-    _task: JoinSet<()>,
 }
 
 impl CountingProxy {
     /// Starts a proxy in front of the server at `upstream`.
     pub async fn start(upstream: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on a free port")?;
-        let addr = listener.local_addr().context("failed to read the address of the listener")?;
         let traffic = Arc::new(Mutex::new(Traffic::default()));
-        let mut task = JoinSet::new();
-        task.spawn(accept(listener, upstream, Arc::clone(&traffic)));
-        Ok(Self { addr, traffic, _task: task })
+        let counted = Arc::clone(&traffic);
+        let serve = move |client| connection(client, upstream, Arc::clone(&counted));
+        Ok(Self { acceptor: Acceptor::start(serve).await?, traffic })
     }
 
     /// The address that is listened on.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.acceptor.addr()
     }
 
     /// What went through so far.
@@ -76,65 +71,10 @@ impl CountingProxy {
     }
 }
 
-/// A socket in a directory that leads to a server: for containers that have no network. Dropping it cuts its
-/// connections.
-#[derive(Debug)]
-pub struct Forwarder {
-    _task: JoinSet<()>,
-}
-
-impl Forwarder {
-    /// Listens on the new socket `path`, which everybody may use, and passes connections on to `upstream`.
-    pub fn start(path: &Path, upstream: SocketAddr) -> Result<Self> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let listener = UnixListener::bind(path);
-        let listener = listener.with_context(|| format!("failed to listen on {}", path.display()))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    Ok((client, _)) = listener.accept() => { connections.spawn(forward(client, upstream)); }
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        });
-        Ok(Self { _task: task })
-    }
-}
-
-async fn forward(mut client: UnixStream, upstream: SocketAddr) {
-    let Ok(mut server) = TcpStream::connect(upstream).await else { return };
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
-        tracing::debug!(%error, "connection broke");
-    }
-}
-
-async fn accept(listener: TcpListener, upstream: SocketAddr, traffic: Arc<Mutex<Traffic>>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((client, _)) = accepted {
-                    connections.spawn(connection(client, upstream, Arc::clone(&traffic)));
-                }
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
 /// Passes one connection on. A server that is away closes it, as it would without us.
-async fn connection(client: TcpStream, upstream: SocketAddr, traffic: Arc<Mutex<Traffic>>) {
-    let Ok(server) = TcpStream::connect(upstream).await else { return };
-    // Small frames must not wait for each other, or the proxy would be measured too.
-    for stream in [&client, &server] {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
-    }
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+async fn connection(mut client: TcpStream, upstream: SocketAddr, traffic: Arc<Mutex<Traffic>>) {
+    let Some(mut server) = relay::connect(upstream).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
     let count = |seen: Seen, sent: bool| {
         let mut traffic = traffic.lock().unwrap_or_else(PoisonError::into_inner);
         match seen {
@@ -143,28 +83,9 @@ async fn connection(client: TcpStream, upstream: SocketAddr, traffic: Arc<Mutex<
             Seen::Frame => traffic.frames_received += 1,
         }
     };
+    let (mut sent, mut received) = (Meter::of_client(), Meter::of_server());
     tokio::join!(
-        pass(from_client, to_server, Meter::of_client(), |seen| count(seen, true)),
-        pass(from_server, to_client, Meter::of_server(), |seen| count(seen, false)),
+        relay::pass(from_client, to_server, |bytes| sent.feed(bytes, &|seen| count(seen, true))),
+        relay::pass(from_server, to_client, |bytes| received.feed(bytes, &|seen| count(seen, false))),
     );
-}
-
-/// Passes one direction on until its end, which it passes on too.
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut meter: Meter,
-    count: impl Fn(Seen),
-) {
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let Some(bytes) = buffer.get(..length) else { break };
-        meter.feed(bytes, &count);
-        if to.write_all(bytes).await.is_err() {
-            break;
-        }
-    }
-    if let Err(error) = to.shutdown().await {
-        tracing::debug!(%error, "connection was closed already");
-    }
 }

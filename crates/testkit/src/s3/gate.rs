@@ -108,7 +108,7 @@ async fn pass(service: &S3Service, gate: &Gate, connection: &Connection, mut req
     match after.map(|strike| strike.action) {
         Some(Action::Delay(delay)) => tokio::time::sleep(delay).await,
         Some(Action::DropConnection) => cut = true,
-        Some(Action::Error { status, code }) => response = error_response(status, &code),
+        Some(Action::Error { status, code, .. }) => response = error_response(status, &code),
         None => {}
     }
     if let Some(mut call) = call {
@@ -196,7 +196,7 @@ async fn strike_before(slot: &Slot, body: Option<&mut Option<StreamingBlob>>) ->
             slot.with(|passage| passage.cut = true);
             return Err(s3_error!(InternalError, "injected fault"));
         }
-        Some(Action::Error { status, code }) => injected(status, &code),
+        Some(Action::Error { status, code, .. }) => injected(status, &code),
     };
     if let Some(mut body) = body.and_then(Option::take) {
         while let Some(Ok(_)) = body.next().await {}

@@ -15,9 +15,9 @@ use testkit::prefect::{Options, PrefectServer, Rest};
 use testkit::process::Command;
 
 use super::scenario::Scenario;
-use crate::differential::patiently;
 use crate::programs::{Programs, project_root};
-use crate::runs;
+use crate::record::PROMPT;
+use crate::runs::{self, patiently};
 
 /// The flow that a scenario calls by its deployment, and its file.
 pub(super) const CALLED: (&str, &str) = ("called", "runs.py");
@@ -25,12 +25,6 @@ pub(super) const CALLED: (&str, &str) = ("called", "runs.py");
 /// Makes the concurrency limits, as somebody does in the UI.
 const LIMITS: [(&str, u32, f64); 3] =
     [("tag:scarce", 1, 0.0), ("tape-drives", 1, 0.0), ("catalogue", 5, 1.0)];
-
-/// Settings of the server under which its records are complete soon.
-const PROMPT: [(&str, &str); 2] = [
-    ("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL", "1"),
-    ("PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED", "false"),
-];
 
 /// Whose engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

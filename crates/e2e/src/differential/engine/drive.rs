@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use prefect_api::flow_run::{FlowRunUpdate, NewDeploymentRun};
+use prefect_api::flow_run::NewDeploymentRun;
 use prefect_api::id::FlowRunId;
 use prefect_api::state::StateType;
 use serde_json::{Value, json};
@@ -12,21 +12,14 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::bench::{Bench, CALLED, Side};
 use super::scenario::{Play, Scenario};
-use crate::differential::patiently;
+use crate::runs::{self, patiently};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Both engines send what they have to tell within this, before they are killed.
 const TOLD: Duration = Duration::from_secs(5);
 
-/// A scenario that was played.
-pub(super) struct Played {
-    pub(super) scenario: Scenario,
-    pub(super) side: Side,
-    pub(super) run: FlowRunId,
-}
-
-/// Plays a scenario to its end.
-pub(super) async fn play(bench: &Bench, scenario: &Scenario, side: Side) -> Result<Played> {
+/// Plays a scenario to its end; gives its run.
+pub(super) async fn play(bench: &Bench, scenario: &Scenario, side: Side) -> Result<FlowRunId> {
     let Value::Object(parameters) = serde_json::from_str(scenario.parameters)? else {
         bail!("the parameters are no object");
     };
@@ -40,7 +33,7 @@ pub(super) async fn play(bench: &Bench, scenario: &Scenario, side: Side) -> Resu
     let run = patiently(|| bench.client.create_deployment_run(deployment, &new)).await?.id;
     let drive = Drive { bench, scenario, side, run };
     drive.play().await?;
-    Ok(Played { scenario: *scenario, side, run })
+    Ok(run)
 }
 
 struct Drive<'a> {
@@ -111,14 +104,8 @@ impl Drive<'_> {
         }
     }
 
-    /// What a worker does before it starts anything.
     async fn claim(&self, run: FlowRunId) -> Result<()> {
-        self.set_state(run, &json!({"type": "PENDING"})).await?;
-        let update = FlowRunUpdate {
-            infrastructure_pid: Some("differential:1".to_owned()),
-            ..FlowRunUpdate::default()
-        };
-        Ok(patiently(|| self.bench.client.update_flow_run(run, &update)).await?)
+        runs::claim(&self.bench.client, run, "differential:1").await
     }
 
     async fn set_state(&self, run: FlowRunId, state: &Value) -> Result<()> {

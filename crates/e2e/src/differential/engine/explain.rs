@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use crate::differential::compare::Difference;
-use crate::differential::findings::Explanation;
+use crate::compare::{Difference, Explanation};
 
 /// The last name of the place.
 fn field(found: &Difference) -> &str {
@@ -12,7 +11,7 @@ fn field(found: &Difference) -> &str {
 
 /// A line of a list that only one of the two has.
 fn line(found: &Difference) -> &str {
-    found.python.as_str().or(found.ours.as_str()).unwrap_or_default()
+    found.reference.as_str().or(found.ours.as_str()).unwrap_or_default()
 }
 
 /// A log line that only one of the two has.
@@ -25,7 +24,7 @@ fn only_python(found: &Difference) -> bool {
 }
 
 fn only_ours(found: &Difference) -> bool {
-    found.python.is_null()
+    found.reference.is_null()
 }
 
 fn is_debug(found: &Difference) -> bool {
@@ -39,14 +38,14 @@ pub const TABLE: &[Explanation] = &[
         difference: "the version of a flow is its program's unless it has one",
         covers: |found| {
             let hash = |value: &Value| value.as_str().is_some_and(|it| it == "<id>");
-            ["flow_version", "task_version"].contains(&field(found)) && hash(&found.python)
+            ["flow_version", "task_version"].contains(&field(found)) && hash(&found.reference)
         },
     },
     Explanation {
         difference: "`task_inputs` hold what comes from other task runs, not the names of all parameters",
         covers: |found| {
             found.path.contains(".task_inputs.")
-                && found.python == Value::Array(Vec::new())
+                && found.reference == Value::Array(Vec::new())
                 && only_python(found)
         },
     },
@@ -78,7 +77,7 @@ pub const TABLE: &[Explanation] = &[
             let fails_by_task = ["task-failure", "hooks-of-failures"].contains(&found.case.as_str());
             fails_by_task
                 && !found.path.starts_with("task runs.")
-                && (told(&found.python) || told(&found.ours))
+                && (told(&found.reference) || told(&found.ours))
         },
     },
     Explanation {
@@ -103,7 +102,7 @@ pub const TABLE: &[Explanation] = &[
         covers: |found| field(found) == "task_key",
     },
     Explanation {
-        difference: "runs of called deployments carry an idempotency key",
+        difference: "runs of called deployments and of subflows carry an idempotency key",
         covers: |found| field(found) == "idempotency_key" && only_ours(found),
     },
     Explanation {
@@ -141,6 +140,6 @@ mod tests {
 
     #[test]
     fn every_explanation_is_documented() {
-        crate::differential::findings::assert_documented(TABLE);
+        crate::compare::assert_documented(TABLE);
     }
 }

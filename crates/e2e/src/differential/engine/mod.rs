@@ -2,8 +2,7 @@
 //!
 //! - [`scenario`] holds the scenarios: which flow, and what is done with a run of it.
 //! - `bench` is the world that they run in: server, deployments, limits, variables, secrets.
-//! - `drive` plays a scenario on one side, `record` reads what the server holds afterwards.
-//! - [`normal`] takes out of it what differs from run to run: ids, times, durations, random names.
+//! - `drive` plays a scenario on one side; what the server holds afterwards is read by [`crate::record`].
 //! - `album` keeps pictures of what the UI shows of both.
 //! - [`explain`] knows the differences that we stand by.
 
@@ -11,8 +10,6 @@ mod album;
 mod bench;
 mod drive;
 pub mod explain;
-pub mod normal;
-mod record;
 mod report;
 pub mod scenario;
 
@@ -31,6 +28,7 @@ pub use self::report::Report;
 use self::scenario::Scenario;
 use super::{Options, Part};
 use crate::programs::Programs;
+use crate::record::Subject;
 use crate::say;
 
 /// Scenarios under way at a time: most of their time is waiting.
@@ -93,7 +91,17 @@ async fn both(bench: Arc<Bench>, scenario: Scenario, quiet: bool) -> Result<[Rec
 
 async fn play(bench: &Bench, scenario: &Scenario, side: Side) -> Result<Record> {
     let failed = || format!("failed to play {} in {side}", scenario.name);
-    let played = drive::play(bench, scenario, side).await.with_context(failed)?;
-    let document = record::settled(bench, &played).await.with_context(failed)?;
-    Ok(Record { run: played.run, document })
+    let run = drive::play(bench, scenario, side).await.with_context(failed)?;
+    let subject = Subject {
+        rest: &bench.rest,
+        run,
+        words: vec![
+            (side.deployment().to_owned(), "<deployment>"),
+            (bench.results(side).display().to_string(), "<results>"),
+        ],
+        limits: scenario.limits,
+        deadline: bench.deadline,
+    };
+    let document = subject.settled().await.with_context(failed)?;
+    Ok(Record { run, document })
 }

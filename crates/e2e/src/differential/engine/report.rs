@@ -4,8 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::explain;
-use crate::differential::compare::differences_by_item;
-use crate::differential::findings::Findings;
+use crate::compare::{Findings, differences_by_item, leaves};
 
 /// The comparison of both engines.
 #[derive(Debug, Serialize)]
@@ -47,14 +46,5 @@ impl Report {
             self.records,
             self.findings.text(|_| None)
         )
-    }
-}
-
-/// The values of a document that are no containers of others.
-fn leaves(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => items.iter().map(leaves).sum(),
-        Value::Object(object) => object.values().map(leaves).sum(),
-        _ => 1,
     }
 }

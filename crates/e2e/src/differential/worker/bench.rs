@@ -17,9 +17,8 @@ use testkit::process::{Command, Process};
 
 use super::case::{Case, Pool, Tokens, VARIABLES, filled};
 use super::drive::Side;
-use crate::differential::patiently;
 use crate::programs::Programs;
-use crate::runs;
+use crate::runs::{self, patiently};
 
 /// The name of both workers, so that it does not differ.
 const WORKER: &str = "differential";

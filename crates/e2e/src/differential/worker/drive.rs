@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::bench::{Bench, Deployed};
 use super::case::Pool;
 use super::container::document;
-use crate::differential::patiently;
+use crate::runs::patiently;
 use crate::{containers, say};
 
 /// Runs under way at a time.

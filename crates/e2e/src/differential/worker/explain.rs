@@ -1,10 +1,9 @@
 //! The differences that we stand by. Each is a row of `docs/compatibility.md`, where its reason is.
 
-use crate::differential::compare::Difference;
-use crate::differential::findings::Explanation;
+use crate::compare::{Difference, Explanation};
 
 fn only_python_launches(found: &Difference) -> bool {
-    found.path == "outcome" && found.python == "launched"
+    found.path == "outcome" && found.reference == "launched"
 }
 
 fn only_ours_launches(found: &Difference) -> bool {
@@ -25,7 +24,7 @@ pub const TABLE: &[Explanation] = &[
     },
     Explanation {
         difference: "`auto_remove` is done by the worker, after the end of the run is reported",
-        covers: |found| found.path == "HostConfig.AutoRemove" && found.python == true,
+        covers: |found| found.path == "HostConfig.AutoRemove" && found.reference == true,
     },
     Explanation {
         difference: "a container that could not be started is removed",
@@ -120,6 +119,6 @@ mod tests {
 
     #[test]
     fn every_explanation_is_documented() {
-        crate::differential::findings::assert_documented(TABLE);
+        crate::compare::assert_documented(TABLE);
     }
 }

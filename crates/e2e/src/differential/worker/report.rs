@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 
 use super::drive::{Outcome, Outcomes};
 use super::explain;
-use crate::differential::compare::differences;
-use crate::differential::findings::Findings;
+use crate::compare::{Findings, differences};
 
 /// The comparison of both workers.
 #[derive(Debug, Serialize)]

@@ -1,167 +1,30 @@
-//! What the server holds of a run, and of those that it made: as one document, read from every page of the API that
-//! tells something about it.
+//! Writing: what was read as one document, without what differs from run to run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
-use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep};
 
-use super::bench::Bench;
-use super::drive::Played;
 use super::normal::Names;
+use super::read::Raw;
+use super::text;
 
-/// Time between two looks at records that are still on their way.
-const LOOK: Duration = Duration::from_secs(2);
-/// The largest page of most lists.
-const PAGE: usize = 200;
-/// The largest page of events.
-const EVENTS: usize = 50;
 /// The task of the runs that stand for called deployments.
 const CALL: &str = "prefect.deployments.flow_runs.run_deployment.";
-/// Requests under way at a time.
-const REQUESTS: usize = 8;
 
-/// What the server holds, once it has written down all that it was told.
-pub(super) async fn settled(bench: &Bench, played: &Played) -> Result<Value> {
-    let reader = Reader { bench, names: Names::default() };
-    let started = Instant::now();
-    let mut last = None;
-    loop {
-        let now = reader.amount(&played.run.to_string()).await?;
-        if last == Some(now) {
-            return reader.read(played).await;
-        }
-        if started.elapsed() > bench.deadline {
-            bail!("the records do not come to rest");
-        }
-        last = Some(now);
-        sleep(LOOK).await;
-    }
-}
-
-struct Reader<'a> {
-    bench: &'a Bench,
+/// Writes documents, with the names that it has learned.
+#[derive(Default)]
+pub(super) struct Writer {
     names: Names,
 }
 
-/// The records of a flow run as the server tells them, and of the runs that it made.
-struct Raw {
-    label: String,
-    run: Value,
-    states: Value,
-    /// With their states.
-    task_runs: Vec<(Value, Value)>,
-    logs: Vec<Value>,
-    artifacts: Vec<Value>,
-    events: Vec<Value>,
-    graph: Value,
-    made: Vec<Self>,
-}
-
-impl Reader<'_> {
-    async fn read(mut self, played: &Played) -> Result<Value> {
-        let raw = self.raw(played.run.to_string(), "run".to_owned()).await?;
-        self.learn(&raw);
-        self.names.word(played.side.deployment(), "<deployment>");
-        self.names.word(&self.bench.results(played.side).display().to_string(), "<results>");
-        let mut document = self.document(&raw);
-        let mut slots = Map::new();
-        for limit in played.scenario.limits {
-            let found = self.bench.rest.get(&format!("/v2/concurrency_limits/{limit}")).await?;
-            slots.insert((*limit).to_owned(), found["active_slots"].clone());
-        }
-        document.insert("slots".to_owned(), Value::Object(slots));
-        Ok(Value::Object(document))
-    }
-
-    /// How much there is: events, task runs, and those of them that have ended.
-    async fn amount(&self, id: &str) -> Result<[u64; 3]> {
-        let rest = &self.bench.rest;
-        let events = rest.post("/events/filter", &events_of(id, 1)?).await?;
-        let of_run = json!({"flow_run_id": {"any_": [id]}});
-        let all = rest.post("/task_runs/count", &json!({"task_runs": of_run})).await?;
-        let ended = json!({"flow_run_id": {"any_": [id]},
-            "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}});
-        let ended = rest.post("/task_runs/count", &json!({"task_runs": ended})).await?;
-        Ok([&events["total"], &all, &ended].map(|count| count.as_u64().unwrap_or_default()))
-    }
-
-    fn raw(&self, id: String, label: String) -> BoxFuture<'_, Result<Raw>> {
-        Box::pin(async move {
-            let rest = &self.bench.rest;
-            let run = rest.get(&format!("/flow_runs/{id}")).await?;
-            let states = rest.get(&format!("/flow_run_states/?flow_run_id={id}")).await?;
-            let of_run = json!({"flow_run_id": {"any_": [id]}});
-            let task_runs = self.all("/task_runs/filter", &json!({"task_runs": of_run})).await?;
-            let task_runs: Vec<(Value, Value)> = stream::iter(task_runs)
-                .map(|task_run| async move {
-                    let id = text(&task_run["id"]);
-                    let states = rest.get(&format!("/task_run_states/?task_run_id={id}")).await?;
-                    anyhow::Ok((task_run, states))
-                })
-                .buffered(REQUESTS)
-                .try_collect()
-                .await?;
-            let logs = json!({"logs": of_run, "sort": "TIMESTAMP_ASC"});
-            let logs = self.all("/logs/filter", &logs).await?;
-            let artifacts = self.all("/artifacts/filter", &json!({"artifacts": of_run})).await?;
-            let graph = rest.get(&format!("/flow_runs/{id}/graph-v2")).await?;
-            let events = self.events(&id).await?;
-            let children = json!({"flow_runs": {"parent_flow_run_id": {"any_": [id]}}});
-            let mut children = self.all("/flow_runs/filter", &children).await?;
-            children.sort_by_key(|child| text(&child["start_time"]).to_owned());
-            let mut made = Vec::new();
-            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-            for child in children {
-                let flow = rest.get(&format!("/flows/{}", text(&child["flow_id"]))).await?;
-                let flow = text(&flow["name"]);
-                let count = counts.entry(flow.to_owned()).or_default();
-                *count += 1;
-                made.push(self.raw(text(&child["id"]).to_owned(), format!("{flow} {count}")).await?);
-            }
-            Ok(Raw { label, run, states, task_runs, logs, artifacts, events, graph, made })
-        })
-    }
-
-    /// All records of a list.
-    async fn all(&self, path: &str, filter: &Value) -> Result<Vec<Value>> {
-        let mut all = Vec::new();
-        loop {
-            let mut body = filter.clone();
-            if let Some(body) = body.as_object_mut() {
-                body.insert("limit".to_owned(), json!(PAGE));
-                body.insert("offset".to_owned(), json!(all.len()));
-            }
-            let Value::Array(page) = self.bench.rest.post(path, &body).await? else {
-                bail!("the answer of {path} is no list");
-            };
-            let last = page.len() < PAGE;
-            all.extend(page);
-            if last {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// All events that are about a flow run or related to it, oldest first.
-    async fn events(&self, id: &str) -> Result<Vec<Value>> {
-        let mut page = self.bench.rest.post("/events/filter", &events_of(id, EVENTS)?).await?;
-        let mut all = Vec::new();
-        loop {
-            all.extend(page["events"].as_array().context("a page without events")?.iter().cloned());
-            let Some(next) = page["next_page"].as_str().and_then(|next| next.split_once("/api")) else {
-                return Ok(all);
-            };
-            page = self.bench.rest.get(next.1).await?;
-        }
+impl Writer {
+    /// From now on `name` stands for this word.
+    pub(super) fn word(&mut self, word: &str, name: &str) {
+        self.names.word(word, name);
     }
 
     /// Names for all ids, before any is replaced.
-    fn learn(&mut self, raw: &Raw) {
+    pub(super) fn learn(&mut self, raw: &Raw) {
         self.names.id(text(&raw.run["id"]), raw.label.clone());
         self.names.id(text(&raw.run["flow_id"]), "<flow>");
         let name = text(&raw.run["name"]);
@@ -189,7 +52,7 @@ impl Reader<'_> {
         }
     }
 
-    fn document(&self, raw: &Raw) -> Map<String, Value> {
+    pub(super) fn document(&self, raw: &Raw) -> Map<String, Value> {
         let names = &self.names;
         let mut document = Map::new();
         let mut put = |key: &str, value: Value| document.insert(key.to_owned(), value);
@@ -199,17 +62,7 @@ impl Reader<'_> {
             "logs",
             raw.logs.iter().filter(|log| log["task_run_id"].is_null()).map(|log| self.line(log)).collect(),
         );
-        let artifact = |artifact: &Value| {
-            let mut plain = names.value(artifact);
-            // Tables are JSON in text; how it is spaced says nothing.
-            let table: Option<Value> = artifact["data"].as_str().and_then(|it| serde_json::from_str(it).ok());
-            if let Some(table) = table.filter(|_| artifact["type"] == "table") {
-                plain["data"] = table;
-            }
-            (text(&artifact["key"]).to_owned(), plain)
-        };
-        let artifacts = raw.artifacts.iter().map(artifact);
-        put("artifacts", Value::Object(artifacts.collect()));
+        put("artifacts", self.artifacts(&raw.artifacts));
         put("graph", self.graph(&raw.graph));
         put("task runs", self.task_runs(raw));
         let task_runs: Vec<&str> = raw.task_runs.iter().map(|(task_run, _)| text(&task_run["id"])).collect();
@@ -226,6 +79,26 @@ impl Reader<'_> {
             put(&format!("made: {}", made.label), Value::Object(self.document(made)));
         }
         document
+    }
+
+    /// Artifacts by key, the oldest of a key first.
+    fn artifacts(&self, artifacts: &[Value]) -> Value {
+        let mut ordered: Vec<&Value> = artifacts.iter().collect();
+        ordered.sort_by_key(|artifact| text(&artifact["created"]).to_owned());
+        let mut all = Map::new();
+        for artifact in ordered {
+            let mut plain = self.names.value(artifact);
+            // Tables are JSON in text; how it is spaced says nothing.
+            let table: Option<Value> = artifact["data"].as_str().and_then(|it| serde_json::from_str(it).ok());
+            if let Some(table) = table.filter(|_| artifact["type"] == "table") {
+                plain["data"] = table;
+            }
+            let key = text(&artifact["key"]);
+            let versions = (2..).map(|number| format!("{key} ({number})"));
+            let free = std::iter::once(key.to_owned()).chain(versions).find(|key| !all.contains_key(key));
+            all.extend(free.map(|key| (key, plain)));
+        }
+        Value::Object(all)
     }
 
     /// Task runs by name. Those of one name that are the same in all are counted.
@@ -352,17 +225,6 @@ impl Reader<'_> {
     }
 }
 
-/// Asks for the events that are about a flow run or related to it, oldest first.
-fn events_of(id: &str, page: usize) -> Result<Value> {
-    let now = Timestamp::now();
-    let hour = SignedDuration::from_hours(1);
-    Ok(json!({"limit": page, "filter": {
-        "any_resource": {"id": [format!("prefect.flow-run.{id}")]},
-        "occurred": {"since": now.checked_sub(hour)?, "until": now.checked_add(hour)?},
-        "order": "ASC",
-    }}))
-}
-
 fn kinds(artifacts: &Value) -> String {
     let kinds = artifacts.as_array().into_iter().flatten().map(|artifact| text(&artifact["type"]));
     let mut kinds: Vec<&str> = kinds.collect();
@@ -379,8 +241,4 @@ fn by_time(names: &Names, states: &Value) -> Value {
         (format!("{} {}", index + 1, text(&state["name"])), names.value(state))
     };
     Value::Object(numbered.map(entry).collect())
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }

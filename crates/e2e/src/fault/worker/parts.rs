@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::plan::{Part, Strike};
-use super::report::{Struck, now};
+use super::report::Struck;
+use crate::fault::{PERSISTENT_LEASES, now};
 use crate::programs::Programs;
 use crate::puppet;
 
@@ -53,11 +54,7 @@ impl Parts {
         let env = [
             // A run that finds no free slot asks again after this long; the default is half a minute.
             ("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "1"),
-            // A server that keeps leases in memory forgets in its death whose slots are taken.
-            (
-                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
-                "prefect.server.concurrency.lease_storage.filesystem",
-            ),
+            PERSISTENT_LEASES,
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let options = prefect::Options { env, ..prefect::Options::default() };

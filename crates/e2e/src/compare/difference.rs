@@ -5,30 +5,30 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::Value;
 
-/// One place where the two workers differ.
+/// One place where two documents differ: the one that counts as right, and ours.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The case.
     pub case: String,
     /// The place, as `HostConfig.Memory`.
     pub path: String,
-    /// What Python's worker has there; null if nothing.
-    pub python: Value,
-    /// What ours has there.
+    /// What the other has there; null if nothing.
+    pub reference: Value,
+    /// What ours has there; null if nothing.
     pub ours: Value,
 }
 
 /// All places where two documents of a case differ. Lists are compared as wholes.
-pub fn differences(case: &str, python: &Value, ours: &Value) -> Vec<Difference> {
+pub fn differences(case: &str, reference: &Value, ours: &Value) -> Vec<Difference> {
     let mut comparison = Comparison { case, lists: Lists::Whole, found: Vec::new() };
-    comparison.collect("", python, ours);
+    comparison.collect("", reference, ours);
     comparison.found
 }
 
 /// The same, but of lists each item that only one of them has is a difference of its own.
-pub fn differences_by_item(case: &str, python: &Value, ours: &Value) -> Vec<Difference> {
+pub fn differences_by_item(case: &str, reference: &Value, ours: &Value) -> Vec<Difference> {
     let mut comparison = Comparison { case, lists: Lists::ByItem, found: Vec::new() };
-    comparison.collect("", python, ours);
+    comparison.collect("", reference, ours);
     comparison.found
 }
 
@@ -46,8 +46,8 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    fn collect(&mut self, path: &str, python: &Value, ours: &Value) {
-        match (python, ours) {
+    fn collect(&mut self, path: &str, reference: &Value, ours: &Value) {
+        match (reference, ours) {
             (Value::Object(left), Value::Object(right)) => {
                 let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
                 for key in keys {
@@ -56,7 +56,7 @@ impl Comparison<'_> {
                     self.collect(&path, &side(left).unwrap_or_default(), &side(right).unwrap_or_default());
                 }
             }
-            (python, ours) if python == ours => {}
+            (reference, ours) if reference == ours => {}
             (Value::Array(left), Value::Array(right)) if self.lists == Lists::ByItem => {
                 let common = common_items(left, right);
                 let (mut next_left, mut next_right) = (0, 0);
@@ -70,15 +70,15 @@ impl Comparison<'_> {
                     (next_left, next_right) = (stop_left + 1, stop_right + 1);
                 }
             }
-            (python, ours) => self.note(path, python, ours),
+            (reference, ours) => self.note(path, reference, ours),
         }
     }
 
-    fn note(&mut self, path: &str, python: &Value, ours: &Value) {
+    fn note(&mut self, path: &str, reference: &Value, ours: &Value) {
         self.found.push(Difference {
             case: self.case.to_owned(),
             path: path.to_owned(),
-            python: python.clone(),
+            reference: reference.clone(),
             ours: ours.clone(),
         });
     }
@@ -116,6 +116,15 @@ fn common_items(left: &[Value], right: &[Value]) -> Vec<(usize, usize)> {
     common
 }
 
+/// The values of a document that are no containers of others.
+pub fn leaves(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(leaves).sum(),
+        Value::Object(object) => object.values().map(leaves).sum(),
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -124,11 +133,11 @@ mod tests {
 
     #[test]
     fn differences_are_told_by_path_and_absent_is_null() {
-        let python = json!({"a": {"same": 1, "b": 2, "gone": [1]}, "list": [1, 2]});
+        let reference = json!({"a": {"same": 1, "b": 2, "gone": [1]}, "list": [1, 2]});
         let ours = json!({"a": {"same": 1, "b": 3}, "list": [1, 2], "new": true});
-        let found = differences("c", &python, &ours);
+        let found = differences("c", &reference, &ours);
         let told: Vec<_> =
-            found.iter().map(|found| (found.path.as_str(), &found.python, &found.ours)).collect();
+            found.iter().map(|found| (found.path.as_str(), &found.reference, &found.ours)).collect();
         assert_eq!(
             told,
             [
@@ -141,11 +150,11 @@ mod tests {
 
     #[test]
     fn items_that_only_one_list_has_are_told_each() {
-        let python = json!({"lines": ["a", "b", "c", "d"]});
+        let reference = json!({"lines": ["a", "b", "c", "d"]});
         let ours = json!({"lines": ["a", "x", "c", "d", "e"]});
-        let told: Vec<_> = differences_by_item("c", &python, &ours)
+        let told: Vec<_> = differences_by_item("c", &reference, &ours)
             .into_iter()
-            .map(|found| (found.path, found.python, found.ours))
+            .map(|found| (found.path, found.reference, found.ours))
             .collect();
         let path = || "lines".to_owned();
         assert_eq!(

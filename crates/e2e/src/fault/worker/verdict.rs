@@ -82,7 +82,7 @@ fn was_started(container: &ContainerEnd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::plan::{Part, Progress, Strike};
+    use crate::fault::worker::plan::{Part, Progress, Strike};
     use crate::puppet::{Behaviour, End};
 
     fn planned(end: End) -> PlannedRun {

@@ -1,7 +1,7 @@
 //! What became of it, for people and for programs.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -180,9 +180,4 @@ impl Report {
         }
         text
     }
-}
-
-/// Now, in milliseconds of the Unix time.
-pub(super) fn now() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }

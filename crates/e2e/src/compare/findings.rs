@@ -1,16 +1,15 @@
-//! The account of the differences: those that we stand by, each with its reason in `docs/compatibility.md`, and the
-//! others.
+//! The account of the differences: those that we stand by, each with its reason, and the others.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::compare::Difference;
+use super::Difference;
 
 /// A difference that is meant.
 #[derive(Debug)]
 pub struct Explanation {
-    /// The words of `docs/compatibility.md`.
+    /// What differs. In the words of `docs/compatibility.md` where Python is compared with.
     pub difference: &'static str,
     /// Whether this is such a difference.
     pub covers: fn(&Difference) -> bool,
@@ -19,7 +18,7 @@ pub struct Explanation {
 /// Differences with one explanation.
 #[derive(Debug, Serialize)]
 pub struct Explained {
-    /// The difference, in the words of `docs/compatibility.md`.
+    /// What differs.
     pub explanation: &'static str,
     /// Where.
     pub differences: Vec<Difference>,
@@ -44,7 +43,7 @@ pub struct Findings {
 
 impl Findings {
     /// Nothing yet.
-    pub(super) fn new(table: &'static [Explanation]) -> Self {
+    pub(crate) fn new(table: &'static [Explanation]) -> Self {
         let explained =
             |row: &Explanation| Explained { explanation: row.difference, differences: Vec::new() };
         Self {
@@ -57,7 +56,7 @@ impl Findings {
         }
     }
 
-    pub(super) fn add(&mut self, found: Vec<Difference>) {
+    pub(crate) fn add(&mut self, found: Vec<Difference>) {
         for difference in found {
             self.differences += 1;
             let row = self.table.iter().position(|explanation| (explanation.covers)(&difference));
@@ -72,7 +71,7 @@ impl Findings {
     }
 
     /// Nothing more comes. `complete`: every explanation had its chance.
-    pub(super) fn close(&mut self, complete: bool) {
+    pub(crate) fn close(&mut self, complete: bool) {
         if complete {
             let unused = self.explanations.iter().filter(|explained| explained.differences.is_empty());
             self.unused = unused.map(|explained| explained.explanation).collect();
@@ -86,15 +85,15 @@ impl Findings {
     }
 
     /// The account for people; `more` is what else there is to say about a case.
-    pub(super) fn text(&self, more: impl Fn(&str) -> Option<String>) -> String {
+    pub(crate) fn text(&self, more: impl Fn(&str) -> Option<String>) -> String {
         let mut text = format!("{} differences, {} explained\n", self.differences, self.explained);
         // Writing to a String cannot fail.
         let mut line = |line: String| writeln!(text, "{line}").unwrap_or_default();
         for Explained { explanation, differences } in &self.explanations {
             line(format!("  {:>3} x {explanation}", differences.len()));
         }
-        for Difference { case, path, python, ours } in &self.unexplained {
-            line(format!("unexplained: {case}: {path}\n  python: {python}\n  ours:   {ours}"));
+        for Difference { case, path, reference, ours } in &self.unexplained {
+            line(format!("unexplained: {case}: {path}\n  reference: {reference}\n  ours:      {ours}"));
             if let Some(more) = more(case) {
                 line(more);
             }
@@ -108,7 +107,7 @@ impl Findings {
 
 /// Whether each explanation is a row of `docs/compatibility.md`.
 #[cfg(test)]
-pub(super) fn assert_documented(table: &[Explanation]) {
+pub(crate) fn assert_documented(table: &[Explanation]) {
     let document = include_str!("../../../../docs/compatibility.md");
     for Explanation { difference, .. } in table {
         assert!(
