@@ -187,7 +187,8 @@ fn answer(records: &mut Records, method: &Method, path: &[&str], body: &Value) -
             Some(json!({"status": "ACCEPT", "state": run["state"], "details": {}}))
         }
         ("POST", ["task_runs"]) => {
-            let run = merged(&json!({"id": Uuid::new_v4()}), body);
+            let mut run = merged(&json!({"id": Uuid::new_v4()}), body);
+            run["state"] = state(&body["state"]);
             records.task_runs.push(run.clone());
             Some(run)
         }
