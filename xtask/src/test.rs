@@ -9,15 +9,18 @@ use crate::build::Cargo;
 use crate::check;
 use crate::run::say;
 
-/// Name of a stage and its `cargo` arguments. Unit and integration tests share one build with the binaries
-/// that the end-to-end tests put into images.
+/// Name of a stage and its `cargo` arguments. All tests share one build with the binaries that the end-to-end tests put
+/// into images: every stage is of the whole workspace, for that decides the features of what is built.
 const STAGES: [(&str, &[&str]); 6] = [
     ("format", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     ("build", &["build", "--locked", "--workspace", "--all-targets"]),
-    ("unit and integration tests", &["nextest", "run", "--locked", "--workspace", "--exclude", "e2e"]),
+    ("unit and integration tests", &["nextest", "run", "--locked", "--workspace", "-E", "not package(e2e)"]),
     ("documentation", &["doc", "--locked", "--workspace", "--no-deps", "--quiet"]),
-    ("end-to-end tests", &["nextest", "run", "--locked", "--package", "e2e", "--profile", "e2e"]),
+    (
+        "end-to-end tests",
+        &["nextest", "run", "--locked", "--workspace", "-E", "package(e2e)", "--profile", "e2e"],
+    ),
 ];
 
 pub(crate) fn run(only: Option<&str>) -> Result<ExitCode> {

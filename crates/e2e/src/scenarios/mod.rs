@@ -1,5 +1,5 @@
 //! The flows of the engines' differential, each the twin of a Python one in `crates/e2e/differential/engine`.
-//! They say what those say, so that whatever differs in the server's records is the engines' doing. The [`marathon`]
+//! They say what those say, so that whatever differs in the server's records is the engines' doing. The `marathon`
 //! alone is for the test of our engine under faults.
 
 mod limits;
