@@ -42,7 +42,9 @@ async fn an_api_that_is_not_there_is_named() {
     let flow = program("archiver-flows").args(["run", "archive_datasetlist", "--param", job]);
     refused(flow.env("PREFECT_API_URL", &url), 69, &words).await;
     let run = program("archiver-flows").args(["flow-run", "execute", "00000000-0000-0000-0000-000000000000"]);
-    refused(run.env("PREFECT_API_URL", &url), 69, &words).await;
+    let run = run.env("PREFECT_API_URL", &url).env("PREFECT_FLOW_RUN_REPORT_SECONDS", "3");
+    let waited = refused(run, 69, &words).await;
+    assert!(waited.stderr.contains("no answer, will try again"), "{}", waited.stderr);
 }
 
 /// A worker waits for a server that is away: machines that start together start in any order.

@@ -171,6 +171,8 @@ pub struct NewFlowRun {
     /// Of two runs of a flow with the same key the second is not made: the answer is the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// None: it has no infrastructure of its own.
+    pub job_variables: Map<String, Value>,
 }
 
 /// Body that creates a run from a deployment.

@@ -11,7 +11,7 @@ use prefect_api::state::{NewState, StateType};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::context::Context;
@@ -160,6 +160,7 @@ impl Call {
             tags: self.tags.clone(),
             // An answer may be lost: made again, it would be another run.
             idempotency_key: Some(Uuid::new_v4().to_string()),
+            job_variables: Map::new(),
         };
         let run = patience.insist("create a subflow's run", || client.create_flow_run(&new)).await?;
         Ok(Found { parent, run, result: None })

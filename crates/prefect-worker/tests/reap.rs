@@ -110,6 +110,7 @@ impl Scene {
             empirical_policy: FlowRunPolicy::default(),
             tags: Vec::new(),
             idempotency_key: None,
+            job_variables: Map::new(),
         };
         self.client.create_flow_run(&run).await.unwrap().id
     }

@@ -9,7 +9,7 @@ use prefect_api::event::{Event, Resource};
 use prefect_api::flow_run::{FlowRun, FlowRunPolicy, FlowRunUpdate, NewFlowRun};
 use prefect_api::id::FlowRunId;
 use prefect_api::state::{Answer, NewState, StateType};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::session::{failed, force_cancelled, related};
@@ -109,7 +109,7 @@ async fn prepare(
 ) -> Result<Result<Session, End>, Error> {
     let client = engine.client();
     // A server that is just away is waited for, but not for long: perhaps the address is wrong.
-    let patience = Patience::new(START, engine.hurried.clone());
+    let patience = Patience::new(START.min(engine.options.report_deadline), engine.hurried.clone());
     let run = patience.insist("read the flow run", || client.read_flow_run(id)).await;
     let mut run = run.map_err(|source| Error::Read { id, source })?;
     let report = |source| Error::Report { id, source };
@@ -225,6 +225,7 @@ pub(crate) async fn run_by_hand(
             tags: Vec::new(),
             // An answer may be lost: made again, it would be another run.
             idempotency_key: Some(Uuid::new_v4().to_string()),
+            job_variables: Map::new(),
         };
         engine.client().create_flow_run(&new).await
     };
