@@ -115,6 +115,11 @@ pub(crate) fn for_differentials() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &POSTGRESQL])
 }
 
+/// What the measurements need.
+pub(crate) fn for_measurements() -> Result<()> {
+    check(&[&COMPILER, &PYTHON, &TAR, &CURL, &BASH, &POSTGRESQL])
+}
+
 /// What runs through a worker under faults need.
 pub(crate) fn for_faults() -> Result<()> {
     check(&[&COMPILER, &PYTHON, &DOCKERD, &NAMESPACES])

@@ -19,7 +19,7 @@ pub(crate) fn demo(demo: &Demo) -> Result<ExitCode> {
 }
 
 pub(crate) fn measure(name: Option<&str>, options: &[(&str, Option<u64>)], json: bool) -> Result<ExitCode> {
-    check::for_demo()?;
+    check::for_measurements()?;
     let mut command = stack(Profile::Release)?;
     command.arg("measure").args(name).args(json.then_some("--json"));
     add_options(&mut command, options);

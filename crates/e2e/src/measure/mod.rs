@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use testkit::docker::Engine;
-use testkit::prefect::PrefectServer;
+use testkit::prefect::{Database, PrefectServer};
 use tokio::time::{Instant, sleep};
 
 use crate::programs::Programs;
@@ -89,8 +89,9 @@ enum Side {
 const SIDES: [Side; 2] = [Side::Ours, Side::Peer];
 
 impl Bench {
-    async fn server(&self) -> Result<PrefectServer> {
-        PrefectServer::start(testkit::prefect::Options::default()).await
+    async fn server(&self, database: Database) -> Result<PrefectServer> {
+        let options = testkit::prefect::Options { database, ..Default::default() };
+        PrefectServer::start(options).await
     }
 }
 

@@ -16,7 +16,7 @@ use prefect_api::id::DeploymentId;
 use prefect_client::Client;
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::prefect::{PrefectServer, Rest};
+use testkit::prefect::{Database, PrefectServer, Rest};
 use testkit::process::Command;
 use tokio::time::{Instant, sleep};
 
@@ -49,7 +49,7 @@ struct Runner<'a> {
 
 impl Site {
     async fn start(bench: &Bench) -> Result<Self> {
-        let server = bench.server().await?;
+        let server = bench.server(Database::Sqlite).await?;
         Ok(Self {
             client: runs::client(&server.api_url(), &server.client_env())?,
             rest: Rest::new(&server)?,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use prefect_api::flow_run::FlowRun;
+use testkit::prefect::Database;
 
 use super::{Side, Site, WARM_UP, Worker, remove_containers, until};
 use crate::containers;
@@ -30,7 +31,7 @@ struct Cost {
 }
 
 pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let site = Site::start(bench).await?;
+    let site = Site::start(bench, Database::Sqlite).await?;
     let (ours, peer) =
         (site.worker(bench, Side::Ours, None).await?, site.worker(bench, Side::Peer, None).await?);
     tokio::time::sleep(WARM_UP).await;

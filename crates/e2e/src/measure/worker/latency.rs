@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use prefect_api::state::StateType;
+use testkit::prefect::Database;
 
 use super::{SIDES, Side, Site, Worker, remove_containers, until};
 use crate::containers;
@@ -22,7 +23,7 @@ const WORK: u64 = 1_000;
 const STARTED: Duration = Duration::from_mins(2);
 
 pub(in crate::measure) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let site = Site::start(bench).await?;
+    let site = Site::start(bench, Database::Sqlite).await?;
     let (ours, peer) =
         (site.worker(bench, Side::Ours, None).await?, site.worker(bench, Side::Peer, None).await?);
     tokio::time::sleep(super::WARM_UP).await;

@@ -19,7 +19,7 @@ use prefect_api::id::DeploymentId;
 use prefect_client::Client;
 use serde_json::{Map, Value, json};
 use testkit::docker::Engine;
-use testkit::prefect::PrefectServer;
+use testkit::prefect::{Database, PrefectServer};
 use testkit::process::{Command, Process, Usage};
 use testkit::proxy::CountingProxy;
 use tokio::time::sleep;
@@ -43,8 +43,8 @@ struct Site {
 }
 
 impl Site {
-    async fn start(bench: &Bench) -> Result<Self> {
-        let server = bench.server().await?;
+    async fn start(bench: &Bench, database: Database) -> Result<Self> {
+        let server = bench.server(database).await?;
         let client = runs::client(&server.api_url(), &server.client_env())?;
         let image = format!("{}:1", bench.engine.name("puppet"));
         puppet::build_image(&bench.engine, &bench.programs, &image).await?;
